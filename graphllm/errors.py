@@ -1,0 +1,39 @@
+"""Errors a user can meet.
+
+Every message reads ``where: what; expected X, got Y`` and says what to do next where that is not obvious. The
+command line prints it as one line and exits with 2. ``assert`` stays for our own bugs.
+"""
+
+from __future__ import annotations
+
+
+class GraphLLMError(Exception):
+    """Base of every error that is the input's fault, or the machine's, and not ours."""
+
+
+class CheckpointError(GraphLLMError):
+    """A checkpoint that cannot be read, or says something we do not support."""
+
+
+class TokenizerError(GraphLLMError):
+    """A tokenizer that cannot be read, or does not fit its model."""
+
+
+class ParseError(GraphLLMError):
+    """Text IR that does not parse; the message carries line, column and a caret."""
+
+
+class VerifyError(GraphLLMError):
+    """IR that parses but breaks a rule of the language."""
+
+
+class PassError(GraphLLMError):
+    """A pass was asked for something it cannot do."""
+
+
+class PlanError(GraphLLMError):
+    """A plan file that is damaged, too new, or not a plan."""
+
+
+class RunError(GraphLLMError):
+    """A request the runtime refuses: prompt too long, a bad token id, a bad sampler setting."""
