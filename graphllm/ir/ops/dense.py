@@ -1,0 +1,96 @@
+"""Arithmetic on rows: embedding, normalisation, matrix products, elementwise functions."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphllm.ir.ops.require import is_float, is_i32, rank, same_dtype, that
+from graphllm.ir.opdef import op
+from graphllm.ir.types import TensorType
+
+Array = NDArray[Any]
+
+
+def _embed_type(ids: TensorType, table: TensorType) -> TensorType:
+    is_i32("embed", "ids", ids)
+    rank("embed", "ids", ids, 1)
+    rank("embed", "table", table, 2)
+    is_float("embed", "table", table)
+    return TensorType(table.dtype, (ids.shape[0], table.shape[1]))
+
+
+@op(infer=_embed_type, cost=lambda ids, table: 0)
+def embed(ids: Array, table: Array) -> Array:
+    """Rows of ``table`` [V,D] by ``ids`` [T] -> [T,D]."""
+    return table[ids]
+
+
+def _rmsnorm_type(x: TensorType, weight: TensorType, *, eps: float) -> TensorType:
+    same_dtype("rmsnorm", x, weight)
+    is_float("rmsnorm", "x", x)
+    rank("rmsnorm", "weight", weight, 1)
+    that(len(x.shape) >= 2, "rmsnorm", "x", "at least two dimensions", x)
+    that(x.shape[-1:] == weight.shape, "rmsnorm", "weight", f"[{x.shape[-1]}] as x's last dimension", weight)
+    that(eps > 0, "rmsnorm", "eps", "a positive number", eps)
+    return x
+
+
+@op(infer=_rmsnorm_type, cost=lambda x, weight, *, eps: 4 * prod(x.shape), reuses=(0,))
+def rmsnorm(x: Array, weight: Array, *, eps: float) -> Array:
+    """``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True, dtype=x.dtype) + x.dtype.type(eps)) * weight
+
+
+def _linear_type(x: TensorType, w: TensorType) -> TensorType:
+    same_dtype("linear", x, w)
+    is_float("linear", "x", x)
+    rank("linear", "x", x, 2)
+    rank("linear", "w", w, 2)
+    that(x.shape[1] == w.shape[1], "linear", "w", f"[N,{x.shape[1]}] as x is {x}", w)
+    return TensorType(x.dtype, (x.shape[0], w.shape[0]))
+
+
+@op(infer=_linear_type, cost=lambda x, w: 2 * x.shape[0] * prod(w.shape))
+def linear(x: Array, w: Array) -> Array:
+    """``x @ w.T``: [T,K] by [N,K] -> [T,N]."""
+    return x @ w.T
+
+
+def _add_type(a: TensorType, b: TensorType) -> TensorType:
+    same_dtype("add", a, b)
+    that(b.shape in (a.shape, a.shape[-1:]), "add", "b", f"{a.shape} or {a.shape[-1:]}", b)
+    return a
+
+
+@op(infer=_add_type, cost=lambda a, b: prod(a.shape), reuses=(0, 1))
+def add(a: Array, b: Array) -> Array:
+    """``a + b``; ``b`` has the shape of ``a`` or of its last dimension (a bias)."""
+    return a + b
+
+
+def _mul_type(a: TensorType, b: TensorType) -> TensorType:
+    same_dtype("mul", a, b)
+    that(b.shape == a.shape, "mul", "b", f"{a.shape}", b)
+    return a
+
+
+@op(infer=_mul_type, cost=lambda a, b: prod(a.shape), reuses=(0, 1))
+def mul(a: Array, b: Array) -> Array:
+    """``a * b``, elementwise."""
+    return a * b
+
+
+def _silu_type(x: TensorType) -> TensorType:
+    is_float("silu", "x", x)
+    return x
+
+
+@op(infer=_silu_type, cost=lambda x: 4 * prod(x.shape), reuses=(0,))
+def silu(x: Array) -> Array:
+    """``x / (1 + exp(-x))`` (Elfwing et al. 2017, arXiv:1702.03118)."""
+    with np.errstate(over="ignore"):  # exp(-x) = inf gives the right limit, 0
+        return x / (1 + np.exp(-x))

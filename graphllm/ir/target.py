@@ -1,0 +1,40 @@
+"""What the passes must know of a target: which operations its templates absorb, and what memory they need beside.
+
+A target is data plus one function; each code generator declares its own, and the compiler hands it to the passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from graphllm.ir.core import Operation
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A kernel shape: operations that may lead into its anchor, the anchor, and those that may follow.
+
+    A group is built from the anchor outwards: a producer named in ``before`` joins when only the group reads it; a
+    consumer named in ``after`` joins when everything else it reads is known by then.
+    """
+
+    name: str
+    anchor: str
+    before: frozenset[str]
+    after: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A code generator as the passes see it.
+
+    ``templates`` are tried in order for each operation that no group has taken; an operation that fits none becomes a
+    kernel of its own, named for it. ``stepwise``: inner values of kernels live in the arena (otherwise in registers).
+    ``scratch`` gives the bytes of working memory of one table operation.
+    """
+
+    name: str
+    templates: tuple[Template, ...]
+    stepwise: bool
+    scratch: Callable[[Operation], int]
