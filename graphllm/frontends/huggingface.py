@@ -1,0 +1,129 @@
+"""A Hugging Face folder: config.json and safetensors, in one file or in shards named by an index."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from reprlib import repr as shorten
+
+import numpy as np
+
+from graphllm.errors import CheckpointError
+from graphllm.frontends.checkpoint import Checkpoint, TensorSource
+from graphllm.frontends.config import ModelConfig
+from graphllm.frontends.huggingface_config import CONFIG_FILES, read_config
+from graphllm.frontends.overrides import NO_OVERRIDES, Overrides
+from graphllm.frontends.safetensors_shards import Weights, read_weights
+from graphllm.frontends.sizes import tensor_shapes
+
+EMBEDDING, CLASSIFIER = "model.embed_tokens.weight", "lm_head.weight"
+MODEL_NAMES = {"tok_emb": EMBEDDING, "norm": "model.norm.weight", "lm_head": CLASSIFIER}
+LAYER_NAMES = {
+    "att_norm": "input_layernorm.weight",
+    "wq": "self_attn.q_proj.weight",
+    "wk": "self_attn.k_proj.weight",
+    "wv": "self_attn.v_proj.weight",
+    "wo": "self_attn.o_proj.weight",
+    "bq": "self_attn.q_proj.bias",
+    "bk": "self_attn.k_proj.bias",
+    "bv": "self_attn.v_proj.bias",
+    "bo": "self_attn.o_proj.bias",
+    "q_norm": "self_attn.q_norm.weight",
+    "k_norm": "self_attn.k_norm.weight",
+    "ffn_norm": "post_attention_layernorm.weight",
+    "w_gate": "mlp.gate_proj.weight",
+    "w_up": "mlp.up_proj.weight",
+    "w_down": "mlp.down_proj.weight",
+    "b_gate": "mlp.gate_proj.bias",
+    "b_up": "mlp.up_proj.bias",
+    "b_down": "mlp.down_proj.bias",
+}
+COMPARED_BYTES = 1 << 20  # at a time, when asking whether two matrices are one
+
+
+def read_huggingface(folder: Path, overrides: Overrides = NO_OVERRIDES) -> Checkpoint:
+    """The checkpoint of a folder. Overrides win over its config."""
+    config, notes = read_config(folder)
+    weights = read_weights(folder)
+    vocabulary_names = settle_tying(config, weights)
+    tied = "lm_head" not in vocabulary_names
+    if tied and not config.tied and CLASSIFIER not in weights.holders:
+        notes += (f"there is no {CLASSIFIER}, so the embedding is the classifier, though the config does not tie them",)
+    config = replace(config, tied=tied)
+    tensors = find_tensors(config, weights, vocabulary_names)
+    notes += unused_note(weights, tensors)
+    given = " ".join(f"{name}={value}" for name, value in overrides.given().items())
+    if given:
+        notes += (f"set by overrides: {given}",)
+    return Checkpoint(
+        "huggingface", overrides.apply(config), tensors, (*config_files(folder), *weights.files), notes=notes
+    )
+
+
+def settle_tying(config: ModelConfig, weights: Weights) -> dict[str, str]:
+    """The names in the file of ``tok_emb`` and, unless the classifier is the embedding, ``lm_head``.
+
+    Files of tied models hold either matrix or both, and the config's flag is absent or wrong often enough. Where both
+    are there and the flag says tied, the embedding wins, as in transformers; otherwise equal bytes are one matrix.
+    """
+    if EMBEDDING not in weights.holders:
+        return {"tok_emb": CLASSIFIER if CLASSIFIER in weights.holders else EMBEDDING}
+    if CLASSIFIER not in weights.holders or config.tied:
+        return {"tok_emb": EMBEDDING}
+    if same_bytes(weights.source(EMBEDDING), weights.source(CLASSIFIER)):
+        return {"tok_emb": EMBEDDING}
+    return {"tok_emb": EMBEDDING, "lm_head": CLASSIFIER}
+
+
+def same_bytes(one: TensorSource, other: TensorSource) -> bool:
+    """Whether two tensors are equal in dtype, shape and bits. The first block tells different ones apart."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    first, second = (source.read().reshape(-1).view(np.uint8) for source in (one, other))
+    blocks = range(0, first.size, COMPARED_BYTES)
+    return all(np.array_equal(first[at : at + COMPARED_BYTES], second[at : at + COMPARED_BYTES]) for at in blocks)
+
+
+def find_tensors(config: ModelConfig, weights: Weights, vocabulary_names: dict[str, str]) -> dict[str, TensorSource]:
+    """Every tensor that the config asks for, of the shape that it asks for."""
+    shapes = tensor_shapes(config)
+    names = {name: vocabulary_names.get(name) or stored_name(name) for name in shapes}
+    missing = [stored for stored in names.values() if stored not in weights.holders]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise CheckpointError(
+            f"{weights.where}: tensors are missing: {', '.join(missing[:3])}{more}; "
+            f"expected {len(shapes)} for a {config.family} model of {config.layers} layers"
+        )
+    tensors = {name: weights.source(stored) for name, stored in names.items()}
+    for name, source in tensors.items():
+        if source.shape != shapes[name]:
+            raise CheckpointError(
+                f"{weights.holders[source.source].file.path}: {source.source} has shape {list(source.shape)}; "
+                f"expected {list(shapes[name])} by config.json"
+            )
+    return tensors
+
+
+def stored_name(name: str) -> str:
+    """A canonical name as Hugging Face files spell it."""
+    if name in MODEL_NAMES:
+        return MODEL_NAMES[name]
+    layer, part = name.split(".", 1)
+    return f"model.layers.{layer[1:]}.{LAYER_NAMES[part]}"
+
+
+def unused_note(weights: Weights, tensors: dict[str, TensorSource]) -> tuple[str, ...]:
+    """A note of tensors that nothing reads: harmless leftovers, or a sign that the config is of another model."""
+    used = {source.source for source in tensors.values()} | {EMBEDDING, CLASSIFIER}
+    # Old exports hold RoPE's frequencies; they follow from the config.
+    unused = sorted(name for name in weights.holders if name not in used and "rotary_emb." not in name)
+    if not unused:
+        return ()
+    more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+    return (f"tensors that the model does not use: {', '.join(shorten(name) for name in unused[:3])}{more}",)
+
+
+def config_files(folder: Path) -> tuple[Path, ...]:
+    return tuple(path for name in CONFIG_FILES if os.path.lexists(path := folder / name))
