@@ -1,0 +1,124 @@
+"""Finds the tokenizer of a checkpoint and tells, by content, which of the three formats it is.
+
+Names lie: ``tokenizer.model`` is a sentencepiece protobuf for Llama 2 and a list of base64 lines for Llama 3. Nothing
+is interpreted here beyond that: the file goes into the plan as it is, and the runtime checks it when it loads it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import cast
+
+from graphllm.errors import TokenizerError
+from graphllm.plan.tokenizer_data import TokenizerData, TokenizerKind
+
+NAMES = ("tokenizer.json", "tokenizer.model", "tokenizer.bin")  # the order says which one wins
+MAX_BYTES = 100_000_000  # the largest tokenizers in use (256k ids) are about 35 MB
+
+_LONGEST_PIECE = 65_536  # llama2.c's own files say 7 and 27
+_TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
+
+
+def find_tokenizer(checkpoint: Path, explicit: Path | None) -> TokenizerData | None:
+    """The tokenizer named explicitly (a file, or a folder with one in it), else the one beside the checkpoint."""
+    place = checkpoint if explicit is None else explicit
+    if _is_folder(place):
+        file = _first_in(place)
+        if file is None and explicit is not None:
+            raise TokenizerError(f"{explicit}: no tokenizer in this folder; expected one of {', '.join(NAMES)}")
+    else:
+        file = explicit if explicit is not None else _first_in(checkpoint.parent)
+    if file is None:
+        return None
+    blob = _read(file)
+    if not blob:
+        raise TokenizerError(f"{file}: empty file; expected a tokenizer")
+    kind = _kind(file, blob)
+    config = _text_beside(file, "tokenizer_config.json")
+    template = _text_beside(file, "chat_template.jinja") or _template_of(config, file.parent / "tokenizer_config.json")
+    return TokenizerData(kind, blob, config, template)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError) as e:
+        raise TokenizerError(f"{path}: cannot be read; {e}") from None
+
+
+def _first_in(folder: Path) -> Path | None:
+    # A dangling link counts as found, so that it is reported and not silently skipped.
+    return next((folder / name for name in NAMES if os.path.lexists(folder / name)), None)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        status = path.stat()  # before opening: to open a FIFO would wait for a writer
+        if not stat.S_ISREG(status.st_mode):
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise TokenizerError(f"{path}: {what}; expected a tokenizer file")
+        if status.st_size > MAX_BYTES:
+            raise TokenizerError(
+                f"{path}: too large for a tokenizer; expected at most {MAX_BYTES} bytes, got {status.st_size}"
+            )
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES)
+    except (OSError, ValueError) as e:
+        raise TokenizerError(f"{path}: cannot be read; {e.strerror if isinstance(e, OSError) else e}") from None
+
+
+def _kind(path: Path, blob: bytes) -> TokenizerKind:
+    """The three formats exclude each other in their first bytes: ``{``; 0A, a length, 0A; and a small u32."""
+    if blob.lstrip()[:1] == b"{":
+        return "tokenizer.json"
+    if _TIKTOKEN_LINE.match(blob):
+        raise TokenizerError(
+            f"{path}: a tiktoken vocabulary (Llama 3), which lacks the special tokens; "
+            "expected tokenizer.json, which is published with the Hugging Face version of the same model"
+        )
+    if len(blob) > 2 and blob[0] == 0x0A and blob[2] == 0x0A:  # protobuf: field 1 = a piece, whose field 1 = its text
+        return "sentencepiece"
+    longest, first = int.from_bytes(blob[:4], "little"), int.from_bytes(blob[8:12], "little")
+    if len(blob) >= 12 and first <= longest <= _LONGEST_PIECE:
+        return "llama2.c"
+    raise TokenizerError(
+        f"{path}: not a tokenizer; expected tokenizer.json, a sentencepiece model or a llama2.c tokenizer.bin, "
+        f"got a file that begins with {blob[:8].hex(' ')}"
+    )
+
+
+def _text_beside(file: Path, name: str) -> str:
+    path = file.parent / name
+    if path == file or not os.path.lexists(path):
+        return ""
+    try:
+        return _read(path).decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise TokenizerError(f"{path}: not UTF-8 at byte {e.start}") from None
+
+
+def _template_of(config: str, path: Path) -> str:
+    """The chat template in the text of tokenizer_config.json: one string, or a list of named ones."""
+    if not config:
+        return ""
+    try:
+        document = json.loads(config)
+    except (ValueError, RecursionError) as e:
+        raise TokenizerError(f"{path}: not JSON; {e}") from None
+    if not isinstance(document, dict):
+        raise TokenizerError(f"{path}: expected a JSON object, got {type(document).__name__}")
+    template = cast("dict[str, object]", document).get("chat_template")
+    if isinstance(template, list):
+        named = [cast("dict[str, object]", item) for item in cast("list[object]", template) if isinstance(item, dict)]
+        template = next((item.get("template") for item in named if item.get("name") == "default"), "")
+    if not isinstance(template, str):
+        return ""
+    try:
+        template.encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise TokenizerError(f"{path}: chat_template; not valid Unicode, a lone surrogate at {e.start}") from None
+    return template

@@ -1,0 +1,22 @@
+"""A tokenizer as a plan carries it: the file it came from, byte for byte, and the texts that lie beside it.
+
+Carrying the raw file keeps a plan exact (nothing is converted at compile time) and lets the compiler stay ignorant of
+how text becomes ids; only the runtime interprets it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+TokenizerKind = Literal["tokenizer.json", "sentencepiece", "llama2.c"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerData:
+    """One tokenizer, not interpreted yet."""
+
+    kind: TokenizerKind
+    blob: bytes
+    config: str = ""  # the text of tokenizer_config.json, "" when there is none
+    chat_template: str = ""  # Jinja source, "" when the model has none

@@ -1,0 +1,44 @@
+"""Text to ids and back, for the tokenizer a plan carries.
+
+The well-kept libraries encode: `tokenizers` for tokenizer.json, `sentencepiece` for tokenizer.model, and for llama2.c's
+tokenizer.bin too, since its algorithm is sentencepiece's. Decoding is ours and the same for all three, because no
+library streams: an id is bytes, a text is the UTF-8 of the bytes.
+"""
+
+from __future__ import annotations
+
+from graphllm.errors import TokenizerError
+from graphllm.plan.tokenizer_data import TokenizerData
+from graphllm.runtime.tokenizer.settings import read_settings
+from graphllm.runtime.tokenizer.tokenizer import StreamDecoder, Tokenizer
+
+__all__ = ["StreamDecoder", "Tokenizer", "load_tokenizer"]
+
+
+def load_tokenizer(data: TokenizerData, model_vocab: int) -> Tokenizer:
+    """The tokenizer in ``data``, checked against a model of ``model_vocab`` embedding rows.
+
+    Fewer ids than rows is common (rows are padded for speed); more means that the two do not belong together.
+    """
+    settings = read_settings(data.config)
+    tokenizer: Tokenizer
+    if data.kind == "tokenizer.json":
+        from graphllm.runtime.tokenizer.tokenizer_json import JsonTokenizer
+
+        where, tokenizer = "tokenizer.json", JsonTokenizer(data.blob, settings)
+    elif data.kind == "sentencepiece":
+        from graphllm.runtime.tokenizer.sentencepiece_model import SentencePieceTokenizer
+
+        where, tokenizer = "tokenizer.model", SentencePieceTokenizer("tokenizer.model", data.blob, settings)
+    else:
+        from graphllm.runtime.tokenizer.llama2c import to_sentencepiece
+        from graphllm.runtime.tokenizer.sentencepiece_model import SentencePieceTokenizer
+
+        where = "tokenizer.bin"
+        tokenizer = SentencePieceTokenizer(where, to_sentencepiece(data.blob), settings)
+    if tokenizer.vocab_size > model_vocab:
+        raise TokenizerError(
+            f"{where}: does not belong to this model; expected at most {model_vocab} ids, the model's embedding rows, "
+            f"got {tokenizer.vocab_size}"
+        )
+    return tokenizer

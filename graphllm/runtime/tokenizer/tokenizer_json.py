@@ -1,0 +1,82 @@
+"""tokenizer.json through the `tokenizers` library: BPE models, with the decoders of the Llama and Qwen families.
+
+The file is parsed once, by the library; what else we need to know of it is asked of the loaded object, because parsing
+several megabytes of JSON a second time would double the load time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from threading import Lock
+
+from graphllm.errors import TokenizerError
+from graphllm.runtime.tokenizer.decode_rule import check_growth, read_decode_rule
+from graphllm.runtime.tokenizer.settings import Settings
+from graphllm.runtime.tokenizer.tokenizer import Tokenizer, one_line
+
+# Names that end a text or a turn, for a tokenizer.json that comes without its tokenizer_config.json.
+_END_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>")
+_WHERE = "tokenizer.json"
+
+
+class JsonTokenizer(Tokenizer):
+    """A tokenizer.json."""
+
+    def __init__(self, blob: bytes, settings: Settings) -> None:
+        from tokenizers import Tokenizer as Library
+        from tokenizers.models import BPE
+
+        super().__init__(_WHERE)
+        with _library_errors("cannot be read"):
+            library = Library.from_buffer(blob)
+            model = library.model
+            if not isinstance(model, BPE):
+                raise TokenizerError(f"{_WHERE}: unsupported model; expected BPE, got {type(model).__name__}")
+            # A file may ask for padding to any length, for truncation, or for dropout: none of it is for inference.
+            library.no_padding()
+            library.no_truncation()
+            if model.dropout is not None:
+                model.dropout = None
+            check_growth(library.normalizer)
+            rule = read_decode_rule(library.decoder)
+            added = library.get_added_tokens_decoder()
+            self.vocab_size = library.get_vocab_size(with_added_tokens=True)
+            opening = library.encode("", add_special_tokens=True).ids
+        self._library = library
+        self._lock = Lock()  # the library keeps "read special names or not" as a setting, not as an argument
+        self._rule = rule
+        self._special = frozenset(i for i, token in added.items() if token.special)
+        self.leading_spaces = rule.leading_spaces
+        if settings.bos_token is not None:
+            self.bos_id = self._id_of(settings.bos_token)
+        else:
+            self.bos_id = opening[0] if opening else None
+        names = _END_NAMES if settings.eos_token is None else (settings.eos_token,)
+        found = (self._id_of(name) for name in names)
+        self.eos_ids = tuple(i for i in found if i is not None)
+
+    def _id_of(self, token: str) -> int | None:
+        return self._library.token_to_id(token) if token else None
+
+    def _encode(self, text: str, *, add_special: bool, special: bool | None) -> list[int]:
+        with self._lock, _library_errors("cannot encode this text"):
+            self._library.encode_special_tokens = special is False
+            return self._library.encode(text, add_special_tokens=add_special).ids
+
+    def _look_up(self, token: int) -> tuple[bytes, bool]:
+        text = self._library.id_to_token(token)
+        return (b"", False) if text is None else (self._rule.bytes_of(text), token in self._special)
+
+
+@contextmanager
+def _library_errors(what: str) -> Generator[None]:
+    """The library raises bare Exception, and its Rust panics arrive as a BaseException that has no public name."""
+    try:
+        yield
+    except TokenizerError:
+        raise
+    except BaseException as e:
+        if isinstance(e, MemoryError) or not (isinstance(e, Exception) or type(e).__name__ == "PanicException"):
+            raise
+        raise TokenizerError(f"{_WHERE}: {what}; {one_line(e)}") from None
