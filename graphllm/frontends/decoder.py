@@ -59,8 +59,8 @@ class Weights:
             return rows if _is_f32(rows) else cast(rows, dtype="f32", name="x")
         if len(_shape(scale)) == 1:  # groups straddle rows
             return embed(ids, self[name], name="x")
-        rows = embed(ids, table, name="x.stored")
-        return dequantize(rows, embed(ids, scale, name="x.scale"), group=self.group, name="x")
+        scale_rows = embed(ids, scale, name="x.scale")
+        return dequantize(embed(ids, table, name="x.stored"), scale_rows, group=self.group, name="x")
 
 
 def decode(
@@ -119,9 +119,7 @@ def decode(
         new[keys] = kv_write(caches[keys], k, pos, slot, name=p + "keys")
         new[values] = kv_write(caches[values], heads["v"], pos, slot, name=p + "values")
         scale = 1 / math.sqrt(c.head_dim)
-        a = attention(
-            q, new[keys], new[values], pos, slot, scale=scale, window=c.window(i), name=p + "att"
-        )
+        a = attention(q, new[keys], new[values], pos, slot, scale=scale, window=c.window(i), name=p + "att")
         a = reshape(a, shape=(t, c.heads * c.head_dim), name=p + "att.flat")
         x = add(x, project(a, p + "wo", p + "bo", p + "o"), name=p + "x.att")
         h = rmsnorm(x, weights[p + "ffn_norm"], eps=eps, name=p + "g")

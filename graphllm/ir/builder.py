@@ -19,13 +19,16 @@ class Builder:
         self._inputs: list[Value] = []
         self._taken: set[str] = set()
         self._next: dict[str, int] = {}
+        self.hints: dict[int, str] = {}  # id(value) -> the name it asked for and could not have
         self._tokens: list[Token[Recorder | None]] = []
 
     def __enter__(self) -> Builder:
         self._tokens.append(RECORDER.set(self))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         RECORDER.reset(self._tokens.pop())
 
     def input(self, name: str, type: TensorType) -> Value:
@@ -44,6 +47,7 @@ class Builder:
         if len(hints) != len(types):
             hints = [f"{hints[0]}.{i}" for i in range(len(types))]
         results = tuple(Value(self._unique(h), t) for h, t in zip(hints, types, strict=True))
+        self.hints.update({id(v): h for v, h in zip(results, hints, strict=True) if v.name != h})
         self.ops.append(Operation(name, operands, attrs, results))
         return results
 

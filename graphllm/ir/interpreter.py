@@ -56,7 +56,7 @@ def interpret(
 
 def apply(op: Operation, operands: list[Array]) -> tuple[Array, ...]:
     """The operation's reference on arrays."""
-    out = lookup(op.name).reference(*operands, **op.attrs)
+    out: Array | tuple[Array, ...] = lookup(op.name).reference(*operands, **op.attrs)
     return out if isinstance(out, tuple) else (out,)
 
 

@@ -29,7 +29,7 @@ class Recorder(Protocol):
 RECORDER: Final[ContextVar[Recorder | None]] = ContextVar("graphllm_recorder", default=None)
 
 Infer = Callable[..., TensorType | tuple[TensorType, ...]]  # (*types, **attrs)
-Cost = Callable[..., int]  # (*types, **attrs) -> flops; bytes follow from the types
+Cost = Callable[[tuple[TensorType, ...], Attrs], int]  # operand types, attributes -> flops; bytes follow from types
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ OPS: Final[dict[str, OpDef]] = {}
 def op(
     *,
     infer: Infer,
-    cost: Cost,
+    cost: Cost = lambda types, attrs: 0,
     updates: int | None = None,
     views: int | None = None,
     reuses: tuple[int, ...] = (),

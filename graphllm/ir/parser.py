@@ -22,7 +22,6 @@ from dataclasses import replace
 from typing import Final, NamedTuple, NoReturn
 
 from graphllm.errors import GraphLLMError, ParseError
-from graphllm.ir import ops as _ops  # noqa: F401  (enters the op table)
 from graphllm.ir.builder import kernel
 from graphllm.ir.core import Attr, Function, Module, Operation, RowOrder, State, Value, Weight
 from graphllm.ir.opdef import lookup
@@ -205,7 +204,9 @@ class _Parser:
         while self.accept(","):
             types.append(self.placed())
         if len(tokens) != len(types) or len(types) != len(op.results):
-            self.fail(at, f"{op.name}: expected {len(op.results)} results and types, got {len(tokens)} and {len(types)}")
+            self.fail(
+                at, f"{op.name}: expected {len(op.results)} results and types, got {len(tokens)} and {len(types)}"
+            )
         results: list[Value] = []
         for token, (type_, arena), inferred in zip(tokens, types, op.results, strict=True):
             if type_ != inferred.type:

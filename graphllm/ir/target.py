@@ -31,10 +31,12 @@ class Target:
 
     ``templates`` are tried in order for each operation that no group has taken; an operation that fits none becomes a
     kernel of its own, named for it. ``stepwise``: inner values of kernels live in the arena (otherwise in registers).
-    ``scratch`` gives the bytes of working memory of one table operation.
+    ``scratch`` gives the bytes of working memory of one table operation. ``virtual`` marks operations whose result
+    exists nowhere: their reader does their work as it goes (the dequantising of a weight tile by tile).
     """
 
     name: str
     templates: tuple[Template, ...]
     stepwise: bool
     scratch: Callable[[Operation], int]
+    virtual: Callable[[Operation], bool]

@@ -165,7 +165,9 @@ class _Checker:
         alive: list[_Used] = []  # sweep over time: whoever is in use at once must not overlap
         for new in used:
             if new.offset < 0 or new.offset % 64 or new.bytes < 0 or new.offset + new.bytes > size:
-                self.fail(f"{new.what} takes {new.bytes} bytes in arena+{new.offset}; expected a multiple of 64 inside {size}")
+                self.fail(
+                    f"{new.what} takes {new.bytes} bytes in arena+{new.offset}; expected a multiple of 64 inside {size}"
+                )
             alive = [old for old in alive if old.last >= new.first]
             for old in alive:
                 overlap = old.offset < new.offset + new.bytes and new.offset < old.offset + old.bytes

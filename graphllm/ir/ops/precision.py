@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any, get_args
 
 import ml_dtypes
@@ -28,7 +27,7 @@ def _cast_type(x: TensorType, *, dtype: str) -> TensorType:
     return TensorType(target, x.shape)
 
 
-@op(infer=_cast_type, cost=lambda x, *, dtype: 0)
+@op(infer=_cast_type)
 def cast(x: Array, *, dtype: str) -> Array:
     """``x`` in another float type, rounded to nearest even."""
     target = NUMPY_DTYPES[_dtype(dtype)]
@@ -66,7 +65,7 @@ def _dequantize_type(q: TensorType, scale: TensorType, *, group: int) -> TensorT
     return TensorType("f32", q.shape)
 
 
-@op(infer=_dequantize_type, cost=lambda q, scale, *, group: prod(q.shape))
+@op(infer=_dequantize_type, cost=lambda t, a: t[0].numel)
 def dequantize(q: Array, scale: Array, *, group: int) -> Array:
     """``q * scale`` with one scale for each group of weights, in f32.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ def _rope_frequencies_type(
     return TensorType("f32", (pairs,))
 
 
-@op(infer=_rope_frequencies_type, cost=lambda **attrs: 0)
+@op(infer=_rope_frequencies_type)
 def rope_frequencies(
     *,
     kind: str,
@@ -98,7 +97,7 @@ def _rotation_type(pos: TensorType, freqs: TensorType, *, scale: float) -> Tenso
     return TensorType("f32", (pos.shape[0], freqs.shape[0], 2))
 
 
-@op(infer=_rotation_type, cost=lambda pos, freqs, *, scale: 3 * pos.shape[0] * freqs.shape[0])
+@op(infer=_rotation_type, cost=lambda t, a: 3 * t[0].numel * t[1].numel)
 def rotation(pos: Array, freqs: Array, *, scale: float = 1.0) -> Array:
     """``scale * (cos, sin)`` of ``pos * freqs``: [T], [d/2] -> [T,d/2,2]. Computed once a step, read by every layer."""
     angle = pos.astype(freqs.dtype)[:, None] * freqs
@@ -114,7 +113,7 @@ def _rope_type(x: TensorType, rotation: TensorType, *, pairing: str) -> TensorTy
     return x
 
 
-@op(infer=_rope_type, cost=lambda x, rotation, *, pairing: 3 * prod(x.shape), reuses=(0,))
+@op(infer=_rope_type, cost=lambda t, a: 3 * t[0].numel, reuses=(0,))
 def rope(x: Array, rotation: Array, *, pairing: str) -> Array:
     """Turn each pair of each head of ``x`` [T,H,d] by ``rotation`` [T,d/2,2] (Su et al. 2021, arXiv:2104.09864).
 
@@ -144,7 +143,7 @@ def _kv_write_type(cache: TensorType, x: TensorType, pos: TensorType, slot: Tens
     return cache
 
 
-@op(infer=_kv_write_type, cost=lambda cache, x, pos, slot: 0, updates=0)
+@op(infer=_kv_write_type, updates=0)
 def kv_write(cache: Array, x: Array, pos: Array, slot: Array) -> Array:
     """The cache [B,K,S,d] with row t of ``x`` [T,K,d] at (slot[t], :, pos[t]); a row with pos < 0 writes nothing."""
     cache = cache.copy()
@@ -172,12 +171,10 @@ def _attention_type(
 
 @op(
     infer=_attention_type,
-    # counted at a full cache; what a step really does follows its positions
-    cost=lambda q, k, v, pos, slot, *, scale, window: 4 * prod(q.shape) * (min(window, k.shape[2]) or k.shape[2]),
+    # over a full cache, windows ignored; what a step really does follows its positions
+    cost=lambda t, a: 4 * t[0].numel * t[1].shape[2],
 )
-def attention(
-    q: Array, k: Array, v: Array, pos: Array, slot: Array, *, scale: float, window: int = 0
-) -> Array:
+def attention(q: Array, k: Array, v: Array, pos: Array, slot: Array, *, scale: float, window: int = 0) -> Array:
     """Causal grouped-query attention of ``q`` [T,H,d] over the caches ``k``, ``v`` [B,K,S,d] -> [T,H,d].
 
     Row t sees positions j <= pos[t] of its slot and, with a window, j > pos[t] - window. A row with pos < 0 gives 0.

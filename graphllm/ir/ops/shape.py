@@ -21,7 +21,7 @@ def _reshape_type(x: TensorType, *, shape: tuple[int, ...]) -> TensorType:
     return TensorType(x.dtype, shape)
 
 
-@op(infer=_reshape_type, cost=lambda x, *, shape: 0, views=0)
+@op(infer=_reshape_type, views=0)
 def reshape(x: Array, *, shape: tuple[int, ...]) -> Array:
     """The same elements in row-major order under another shape."""
     return x.reshape(shape)
@@ -33,7 +33,7 @@ def _split_type(x: TensorType, *, sizes: tuple[int, ...]) -> tuple[TensorType, .
     return tuple(TensorType(x.dtype, (*x.shape[:-1], n)) for n in sizes)
 
 
-@op(infer=_split_type, cost=lambda x, *, sizes: 0, views=0)
+@op(infer=_split_type, views=0)
 def split(x: Array, *, sizes: tuple[int, ...]) -> tuple[Array, ...]:
     """Consecutive pieces of the last dimension."""
     edges = np.cumsum(sizes)[:-1].tolist()
@@ -52,7 +52,7 @@ def _concat_type(first: TensorType, second: TensorType, *rest: TensorType) -> Te
     return TensorType(first.dtype, (sum(x.shape[0] for x in (first, second, *rest)), *first.shape[1:]))
 
 
-@op(infer=_concat_type, cost=lambda first, second, *rest: 0)
+@op(infer=_concat_type)
 def concat(first: Array, second: Array, *rest: Array) -> Array:
     """Operands one after another along the first dimension."""
     return np.concatenate((first, second, *rest))
@@ -65,7 +65,7 @@ def _take_rows_type(x: TensorType, rows: TensorType) -> TensorType:
     return TensorType(x.dtype, (rows.shape[0], x.shape[1]))
 
 
-@op(infer=_take_rows_type, cost=lambda x, rows: 0)
+@op(infer=_take_rows_type)
 def take_rows(x: Array, rows: Array) -> Array:
     """Rows of ``x`` [T,D] by index ``rows`` [R] -> [R,D]: only what was asked for goes on to the classifier."""
     return x[rows]
@@ -78,7 +78,7 @@ def _interleave_type(x: TensorType, *, heads: int) -> TensorType:
     return x
 
 
-@op(infer=_interleave_type, cost=lambda x, *, heads: 0)
+@op(infer=_interleave_type)
 def interleave(x: Array, *, heads: int) -> Array:
     """Within each of ``heads`` equal blocks of rows, new[2i] = old[i] and new[2i+1] = old[n/2+i].
 

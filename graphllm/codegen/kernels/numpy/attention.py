@@ -1,0 +1,152 @@
+"""Grouped-query attention in NumPy: one row over a cache, or many consecutive rows of one slot.
+
+Each ``bind_*`` function makes its views once and returns the function a step calls. K and V are never repeated for
+the heads of a group: a batched product broadcasts over them. Scores are computed into scratch, nothing is allocated.
+Only positions that were written are read, so whatever else a cache holds cannot matter.
+
+Shapes: T rows, H heads in K groups of G, d head size, S positions of the cache, B slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy import add, copyto, divide, exp, matmul, maximum, multiply, subtract
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Shapes = tuple[tuple[int, ...], ...]
+ROW_BLOCK = 64  # rows of a prompt whose scores are held at once
+
+
+def row_scratch(q: tuple[int, ...], cache: tuple[int, ...], narrow: bool) -> Shapes:
+    """f32 working arrays of ``bind_row``: scaled q, one number a head, scores, and a ``narrow`` cache widened."""
+    _, h, d = q
+    _, k, s, _ = cache
+    return ((h * d,), (h,), (h * s,), *((((k * s * d),), (k * s * d,)) if narrow else ()))
+
+
+def block_scratch(q: tuple[int, ...], cache: tuple[int, ...]) -> Shapes:
+    """f32 working arrays of ``bind_block``: scaled q, products, one number a row, scores, one head's K and V."""
+    t, h, d = q
+    _, k, s, _ = cache
+    rows = min(ROW_BLOCK, t)
+    return ((rows, d), (rows, d), (h // k * rows,), (h // k * rows * s,), (s, d), (s, d))
+
+
+def scratch_floats(q: tuple[int, ...], cache: tuple[int, ...], narrow: bool) -> int:
+    """Length of the scratch that either form needs."""
+    row = sum(prod(s) for s in row_scratch(q, cache, narrow))
+    return row if q[0] == 1 else max(row, sum(prod(s) for s in block_scratch(q, cache)))
+
+
+def _carve(scratch: Array, shapes: Shapes) -> Iterator[Array]:
+    """Consecutive windows of these shapes on a flat f32 array."""
+    at = 0
+    for shape in shapes:
+        yield scratch[at : at + prod(shape)].reshape(shape)
+        at += prod(shape)
+
+
+def bind_row(
+    q: Array, keys: Array, values: Array, out: Array, scratch: Array, scale: float, window: int
+) -> Callable[[int, int], None]:
+    """``run(position, slot)``: attention of one row ``q`` [H,d] over ``keys``, ``values`` [B,K,S,d] into ``out``."""
+    h, d = q.shape
+    k = keys.shape[1]
+    narrow = keys.dtype != np.float32
+    scaled, total, scores, *wide = _carve(scratch, row_scratch((1, h, d), keys.shape, narrow))
+    flat_q = q.reshape(-1, copy=False)
+    grouped_q, total = scaled.reshape(k, h // k, d), total.reshape(k, h // k, 1)
+    grouped_out = out.reshape(k, h // k, d, copy=False)
+
+    def widened(cache: Array, at: int) -> Array:
+        room = wide[at][: cache.size].reshape(cache.shape)
+        copyto(room, cache)
+        return room
+
+    def run(position: int, slot: int) -> None:
+        end = position + 1
+        first = end - window if 0 < window < end else 0
+        seen_k, seen_v = keys[slot, :, first:end], values[slot, :, first:end]  # [K,n,d]
+        if narrow:
+            seen_k, seen_v = widened(seen_k, 0), widened(seen_v, 1)
+        s = scores[: h * (end - first)].reshape(k, h // k, end - first)
+        multiply(flat_q, scale, out=scaled)
+        matmul(grouped_q, seen_k.swapaxes(1, 2), out=s)  # [K,G,d] @ [K,d,n]
+        maximum.reduce(s, axis=-1, keepdims=True, out=total)
+        subtract(s, total, out=s)
+        exp(s, out=s)
+        add.reduce(s, axis=-1, keepdims=True, out=total)
+        matmul(s, seen_v, out=grouped_out)  # [K,G,n] @ [K,n,d]
+        divide(grouped_out, total, out=grouped_out)
+
+    return run
+
+
+def bind_rows(
+    q: Array, keys: Array, values: Array, out: Array, scratch: Array, scale: float, window: int
+) -> Callable[[list[tuple[int, int, int]]], None]:
+    """``run([(row, position, slot), …])``: ``bind_row`` for each row of ``q`` [T,H,d] that is there; others give 0."""
+    single = [bind_row(q[t], keys, values, out[t], scratch, scale, window) for t in range(len(q))]
+
+    def run(rows: list[tuple[int, int, int]]) -> None:
+        if len(rows) < len(single):
+            out.fill(0)
+        for t, position, slot in rows:
+            single[t](position, slot)
+
+    return run
+
+
+def bind_block(
+    q: Array, keys: Array, values: Array, out: Array, scratch: Array, scale: float, window: int
+) -> Callable[[int, int, int], None]:
+    """``run(first position, live rows, slot)``: causal attention of the consecutive rows of ``q`` [T,H,d] into ``out``.
+
+    K and V of one head at a time are staged in f32, with zeros behind the live rows up to where a full chunk would end.
+    So the shape of every product, and with it each row's rounding, depends on where the chunk starts and not on how
+    many of its rows are live.
+    """
+    t, h, _ = q.shape
+    _, k, s_max, _ = keys.shape
+    g = h // k
+    scaled, product, total, scores, staged_k, staged_v = _carve(scratch, block_scratch(q.shape, keys.shape))
+    step = len(scaled)
+    above = np.triu(np.full((step, step), -np.inf, np.float32), 1)  # a row does not see the rows after it
+
+    def run(start: int, live: int, slot: int) -> None:
+        base = max(0, start + 1 - window) if window else 0  # the first position any row sees
+        stop = min(s_max, start + t)
+        written = start + live - base
+        for head in range(k):
+            for staged, cache in ((staged_k, keys), (staged_v, values)):
+                copyto(staged[:written], cache[slot, head, base : start + live])
+                staged[written : stop - base] = 0
+            for r in range(0, live, step):
+                n = min(step, t - r)
+                lo = max(base, start + r + 1 - window) if window else base
+                hi = min(stop, start + r + n)
+                s = scores[: g * n * (hi - lo)].reshape(g, n, hi - lo)
+                for i in range(g):
+                    multiply(q[r : r + n, head * g + i], scale, out=scaled[:n])
+                    matmul(scaled[:n], staged_k[lo - base : hi - base].T, out=s[i])  # [n,d] @ [d,hi-lo]
+                own = start + r - lo  # column of the block's first row
+                add(s[:, :, own:], above[:n, : hi - lo - own], out=s[:, :, own:])
+                if window:
+                    for i in range(n):
+                        s[:, i, : max(0, own + i + 1 - window)] = -np.inf
+                sums = total[: g * n].reshape(g, n, 1)
+                maximum.reduce(s, axis=-1, keepdims=True, out=sums)
+                subtract(s, sums, out=s)
+                exp(s, out=s)
+                add.reduce(s, axis=-1, keepdims=True, out=sums)
+                for i in range(g):
+                    matmul(s[i], staged_v[lo - base : hi - base], out=product[:n])  # [n,hi-lo] @ [hi-lo,d]
+                    divide(product[:n], sums[i], out=out[r : r + n, head * g + i])
+        out[live:] = 0
+
+    return run

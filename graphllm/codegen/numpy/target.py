@@ -1,0 +1,50 @@
+"""The NumPy target as the passes see it: kernels are groups of calls, every inner value lives in the arena."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Final
+
+from graphllm.codegen.kernels.numpy.attention import scratch_floats
+from graphllm.ir.core import Operation, Weight
+from graphllm.ir.target import Target, Template
+
+F32: Final = 4  # bytes
+
+
+def scratch_bytes(op: Operation) -> int:
+    """Working memory of an operation: sums of squares of many rows, angles, the scores of attention."""
+    shape = op.results[0].type.shape
+    match op.name:
+        case "rmsnorm" if prod(shape[:-1]) > 1:
+            return F32 * prod(shape[:-1])
+        case "rotation":
+            return F32 * prod(shape[:-1])
+        case "attention":
+            cache = op.operands[1].type
+            return F32 * scratch_floats(shape, cache.shape, cache.dtype != "f32")
+        case _:
+            return 0
+
+
+def reads_weight_only(op: Operation) -> bool:
+    """Whether the operation converts a stored weight: never materialised, its reader expands or tiles it."""
+    return op.name in ("cast", "dequantize") and all(isinstance(v, Weight) for v in op.operands)
+
+
+NUMPY: Final = Target(
+    name="numpy",
+    templates=(
+        Template(
+            "linear",
+            anchor="linear",
+            before=frozenset({"rmsnorm", "take_rows", "cast", "dequantize"}),
+            after=frozenset({"add", "split", "reshape", "rmsnorm", "rope", "kv_write", "silu", "mul"}),
+        ),
+        Template("attention", anchor="attention", before=frozenset(), after=frozenset({"reshape"})),
+        Template("embed", anchor="embed", before=frozenset(), after=frozenset({"cast", "dequantize"})),
+    ),
+    stepwise=True,
+    scratch=scratch_bytes,
+    virtual=reads_weight_only,
+)

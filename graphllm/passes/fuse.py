@@ -1,0 +1,112 @@
+"""Groups operations into kernels by the target's templates. No operation is invented: a kernel holds what it fuses.
+
+First every anchor takes the producers its template may absorb and nobody else reads, then the consumers; what is left
+becomes a kernel of its own. A kernel stands where its anchor stood, which is legal because it only takes consumers
+whose other operands were made before the anchor.
+
+before, for a target whose template "linear" may lead with rmsnorm and end with add:
+    weight @g : f32[6]
+    weight @w : f32[6,6]
+    func @f(%x: f32[1,6]) {
+      %h = rmsnorm %x, @g {eps=1e-05} : f32[1,6]
+      %p = linear %h, @w : f32[1,6]
+      %y = add %x, %p : f32[1,6]
+      return %y
+    }
+after:
+    weight @g : f32[6]
+    weight @w : f32[6,6]
+    func @f(%x: f32[1,6]) {
+      kernel "linear" (%x) -> %y {
+        %h = rmsnorm %x, @g {eps=1e-05} : f32[1,6]
+        %p = linear %h, @w : f32[1,6]
+        %y = add %x, %p : f32[1,6]
+      }
+      return %y
+    }
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+from graphllm.ir.builder import kernel
+from graphllm.ir.core import Function, Module, Operation
+from graphllm.ir.target import Target, Template
+from graphllm.passes.rewrite import map_functions, outputs
+
+
+def fuse(module: Module, target: Target) -> Module:
+    """Every operation of every function in a kernel of the target."""
+    return map_functions(module, lambda f: _Fuser(f, target).run())
+
+
+class _Fuser:
+    def __init__(self, function: Function, target: Target) -> None:
+        self.function, self.target = function, target
+        self.ops = function.ops
+        self.made_at = {id(v): i for i, op in enumerate(self.ops) for v in op.results}
+        self.readers: dict[int, set[int]] = defaultdict(set)  # id(value) -> indices of operations
+        for i, op in enumerate(self.ops):
+            for v in op.operands:
+                self.readers[id(v)].add(i)
+        for v in outputs(function):
+            self.readers[id(v)].add(len(self.ops))  # the return, which no kernel takes in
+        self.group: dict[int, int] = {}  # index of an operation -> index of its anchor
+
+    def run(self) -> Function:
+        anchors: dict[int, Template] = {}
+        for template in self.target.templates:
+            for i, op in enumerate(self.ops):
+                if op.name == template.anchor and i not in self.group and op.body is None:
+                    anchors[i] = template
+                    self.group[i] = i
+                    self.take_producers(i, template)
+        for i, template in sorted(anchors.items()):
+            self.take_consumers(i, template)
+        return self.emit(anchors)
+
+    def take_producers(self, anchor: int, template: Template) -> None:
+        pending = [anchor]
+        while pending:
+            for v in self.ops[pending.pop()].operands:
+                i = self.made_at.get(id(v))
+                if i is None or i in self.group or self.ops[i].name not in template.before:
+                    continue
+                read_by = {r for w in self.ops[i].results for r in self.readers[id(w)]}
+                if all(self.group.get(r) == anchor for r in read_by):
+                    self.group[i] = anchor
+                    pending.append(i)
+
+    def take_consumers(self, anchor: int, template: Template) -> None:
+        for i in range(anchor + 1, len(self.ops)):
+            op = self.ops[i]
+            if i in self.group or op.name not in template.after or op.body is not None:
+                continue
+            made = [self.made_at.get(id(v), -1) for v in op.operands]
+            inside = [self.group.get(m) == anchor for m in made]
+            if any(inside) and all(ok or self.known_before(m, anchor) for ok, m in zip(inside, made, strict=True)):
+                self.group[i] = anchor
+
+    def known_before(self, made: int, anchor: int) -> bool:
+        """Whether what operation ``made`` gives is there when the anchor's kernel starts."""
+        return made < 0 or self.group.get(made, made) < anchor
+
+    def emit(self, anchors: dict[int, Template]) -> Function:
+        members: dict[int, list[int]] = defaultdict(list)
+        for i in range(len(self.ops)):
+            members[self.group.get(i, i)].append(i)
+        out: list[Operation] = []
+        for i, op in enumerate(self.ops):
+            if self.group.get(i, i) != i:
+                continue
+            if op.body is not None:
+                out.append(op)
+                continue
+            inside = set(members[i])
+            body = [self.ops[j] for j in members[i]]
+            handed_out = [v for o in body for v in o.results if self.readers[id(v)] - inside]
+            name = anchors[i].name if i in anchors else op.name
+            out.append(kernel(name, body, handed_out))
+        return replace(self.function, ops=tuple(out))

@@ -1,0 +1,46 @@
+"""The pipelines, in order. Each line is a pass; where order matters, the line says why."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from graphllm.ir.target import Target
+from graphllm.ir.types import DType
+from graphllm.passes.cast import cast
+from graphllm.passes.cse import cse
+from graphllm.passes.dce import dce
+from graphllm.passes.fold import fold
+from graphllm.passes.fuse import fuse
+from graphllm.passes.interleave_rope import interleave_rope
+from graphllm.passes.manager import Pass
+from graphllm.passes.merge_linears import merge_linears
+from graphllm.passes.plan_memory import plan_memory
+from graphllm.passes.schedule import schedule
+from graphllm.passes.sink_conversions import sink_conversions
+
+
+def portable(dtype: DType | None = None) -> tuple[Pass, ...]:
+    """What is done for every target. ``dtype`` is what matrices are stored in, None to keep the checkpoint's."""
+    return (
+        Pass("interleave-rope", interleave_rope),  # first: its patterns want each projection by itself
+        Pass("merge-linears", merge_linears),
+        Pass("sink-conversions", sink_conversions),  # after the two that move rows, before they are folded
+        Pass("fold", fold),
+        *((Pass("cast", partial(cast, dtype=dtype)),) if dtype is not None else ()),  # rounds what fold has stacked
+        Pass("cse", cse),
+        Pass("dce", dce),  # last: the passes above leave unread weights and operations behind
+    )
+
+
+def lowering(target: Target) -> tuple[Pass, ...]:
+    """What turns the portable module into one target's kernels, order and memory."""
+    return (
+        Pass("fuse", partial(fuse, target=target)),
+        Pass("schedule", schedule),  # kernels move whole, so after fuse
+        Pass("plan-memory", partial(plan_memory, target=target)),  # lifetimes follow from the order
+    )
+
+
+def by_name(target: Target, dtype: DType | None = None) -> dict[str, Pass]:
+    """Every pass under the name people call it by; ``cast`` only where a dtype is given."""
+    return {p.name: p for p in (*portable(dtype), *lowering(target))}
