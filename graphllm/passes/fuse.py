@@ -2,7 +2,7 @@
 
 First every anchor takes the producers its template may absorb and nobody else reads, then the consumers; what is left
 becomes a kernel of its own. A kernel stands where its anchor stood, which is legal because it only takes consumers
-whose other operands were made before the anchor.
+whose other operands were made before the anchor. Conversions of weights go with their one reader, or else come first.
 
 before, for a target whose template "linear" may lead with rmsnorm and end with add:
     weight @g : f32[6]
@@ -34,7 +34,7 @@ from dataclasses import replace
 from graphllm.ir.builder import kernel
 from graphllm.ir.core import Function, Module, Operation
 from graphllm.ir.target import Target, Template
-from graphllm.passes.rewrite import map_functions, outputs
+from graphllm.passes.rewrite import is_constant, map_functions, outputs
 
 
 def fuse(module: Module, target: Target) -> Module:
@@ -53,6 +53,12 @@ class _Fuser:
                 self.readers[id(v)].add(i)
         for v in outputs(function):
             self.readers[id(v)].add(len(self.ops))  # the return, which no kernel takes in
+        known: set[int] = set()
+        self.constant: set[int] = set()  # indices of operations that follow from weights alone
+        for i, op in enumerate(self.ops):
+            if is_constant(op, known):
+                self.constant.add(i)
+                known.update(id(v) for v in op.results)
         self.group: dict[int, int] = {}  # index of an operation -> index of its anchor
 
     def run(self) -> Function:
@@ -65,6 +71,8 @@ class _Fuser:
                     self.take_producers(i, template)
         for i, template in sorted(anchors.items()):
             self.take_consumers(i, template)
+        for i in reversed(range(len(self.ops))):
+            self.join_reader(i, anchors)
         return self.emit(anchors)
 
     def take_producers(self, anchor: int, template: Template) -> None:
@@ -91,14 +99,23 @@ class _Fuser:
 
     def known_before(self, made: int, anchor: int) -> bool:
         """Whether what operation ``made`` gives is there when the anchor's kernel starts."""
-        return made < 0 or self.group.get(made, made) < anchor
+        return made < 0 or made in self.constant or self.group.get(made, made) < anchor
+
+    def join_reader(self, i: int, anchors: dict[int, Template]) -> None:
+        """A constant goes into the one kernel that reads it, if its template takes such operations in."""
+        if i not in self.constant or i in self.group:
+            return
+        readers = {self.group.get(r, r) for v in self.ops[i].results for r in self.readers[id(v)]}
+        if len(readers) == 1 and (template := anchors.get(anchor := readers.pop())) is not None:
+            if self.ops[i].name in template.before:
+                self.group[i] = anchor
 
     def emit(self, anchors: dict[int, Template]) -> Function:
         members: dict[int, list[int]] = defaultdict(list)
         for i in range(len(self.ops)):
             members[self.group.get(i, i)].append(i)
         out: list[Operation] = []
-        for i, op in enumerate(self.ops):
+        for i, op in sorted(enumerate(self.ops), key=lambda entry: (entry[0] not in self.constant, entry[0])):
             if self.group.get(i, i) != i:
                 continue
             if op.body is not None:

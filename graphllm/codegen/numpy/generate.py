@@ -107,7 +107,10 @@ def _function(out: _Module, function: Function) -> str:
 
 def _call(out: _Module, function: Function, kernel: Operation, count: int, arrays: _Arrays) -> _Call:
     inner = kernel.body.ops if kernel.body is not None else (kernel,)
-    conversions = {id(op.result): op for op in inner if kernel.body is not None and reads_weight_only(op)}
+    handed_out = {id(v) for v in kernel.results}
+    conversions = {
+        id(op.results[0]): op for op in inner if reads_weight_only(op) and id(op.results[0]) not in handed_out
+    }
     text = KernelText(function.rows, count, {}, {}, {})
     tiled: dict[int, str] = {}
     parameters: list[str] = []

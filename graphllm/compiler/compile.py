@@ -1,0 +1,139 @@
+"""The compiler: a checkpoint becomes a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from graphllm._version import __version__
+from graphllm.codegen.numpy.generate import generate
+from graphllm.codegen.numpy.target import NUMPY
+from graphllm.compiler.options import Options
+from graphllm.compiler.weights import WeightReader
+from graphllm.errors import TokenizerError
+from graphllm.frontends.checkpoint import Checkpoint
+from graphllm.frontends.open import open_checkpoint
+from graphllm.frontends.tokenizer_file import find_tokenizer
+from graphllm.frontends.trace import Steps, trace
+from graphllm.ir.core import Module, Weight
+from graphllm.ir.printer import print_module
+from graphllm.ir.types import TensorType
+from graphllm.passes.manager import Pass, Report, dump_module, run_passes
+from graphllm.passes.pipeline import lowering, portable
+from graphllm.plan.container import TensorSpec
+from graphllm.plan.plan_file import write_plan
+from graphllm.plan.provenance import hash_file
+from graphllm.plan.tokenizer_data import TokenizerData
+
+Progress = Callable[[str, int, int], None]  # (what, done, total)
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A checkpoint compiled as far as weights not read: the modules of every stage and what each pass did."""
+
+    checkpoint: Checkpoint
+    steps: Steps
+    traced: Module
+    optimised: Module
+    lowered: Module
+    reports: tuple[Report, ...]
+
+
+def compile_checkpoint(path: Path, options: Options, dump: Path | None = None) -> Compiled:
+    """Everything but the weights. Raises CheckpointError, PassError."""
+    checkpoint = open_checkpoint(path, options.overrides)
+    steps = options.steps(checkpoint.config.context)
+    traced = trace(checkpoint.config, weights_of(checkpoint), checkpoint.group, steps)
+    optimised, lowered, reports = lower(traced, portable(options.dtype), lowering(NUMPY), dump)
+    return Compiled(checkpoint, steps, traced, optimised, lowered, reports)
+
+
+def lower(
+    traced: Module, portable: Sequence[Pass], lowering: Sequence[Pass], dump: Path | None = None
+) -> tuple[Module, Module, tuple[Report, ...]]:
+    """(portable module, lowered module, what each pass did)."""
+    if dump is not None:
+        dump_module(traced, dump, 0, "traced")
+    optimised, first = run_passes(traced, portable, dump, 1)
+    lowered, second = run_passes(optimised, lowering, dump, 1 + len(portable))
+    return optimised, lowered, (*first, *second)
+
+
+def weights_of(checkpoint: Checkpoint) -> dict[str, Weight]:
+    """The checkpoint's tensors as weights of the IR, not read."""
+    return {name: Weight(name, TensorType(t.dtype, t.shape), None, t.source) for name, t in checkpoint.tensors.items()}
+
+
+def tokenizer_for(path: Path, explicit: Path | None, vocab: int) -> TokenizerData | None:
+    """The checkpoint's tokenizer, checked to load and to fit the model. Raises TokenizerError."""
+    from graphllm.runtime.tokenizer import load_tokenizer
+
+    data = find_tokenizer(path, explicit)
+    if data is not None:
+        try:
+            load_tokenizer(data, vocab)
+        except TokenizerError as error:
+            raise TokenizerError(f"tokenizer of {path.name}: {error}") from None
+    return data
+
+
+def write(
+    out: Path, compiled: Compiled, tokenizer: TokenizerData | None, options: Options, progress: Progress | None = None
+) -> None:
+    """Write the plan, one tensor at a time, under its final name only when it is complete. Raises PlanError."""
+    checkpoint, lowered = compiled.checkpoint, compiled.lowered
+    stored = lowered.stored_weights()
+    read = WeightReader(lambda w: checkpoint.tensors[w.name].read())
+    hashes = _hashes(checkpoint.files, progress)
+    write_plan(
+        out,
+        texts={
+            "ir": print_module(compiled.optimised),
+            f"lowered/{NUMPY.name}": print_module(lowered),
+            f"source/{NUMPY.name}": generate(lowered, narrow_weights(lowered, ("i8",))),
+        },
+        documents={
+            "config": asdict(checkpoint.config),
+            "options": {**options.as_json(), "steps": asdict(compiled.steps), "group": checkpoint.group},
+            "provenance": {
+                "format": checkpoint.format,
+                "files": hashes,
+                "notes": list(checkpoint.notes),
+                "graphllm": __version__,
+                "numpy": version("numpy"),
+            },
+            "report": {"passes": [r.as_json() for r in compiled.reports]},
+        },
+        tokenizer=tokenizer,
+        weights=[TensorSpec(w.name, w.type.dtype, w.type.shape) for w in stored],
+        read_weight=lambda name: read(lowered.weights[name]),
+        progress=(lambda done, total: progress("writing", done, total)) if progress else None,
+    )
+
+
+def narrow_weights(module: Module, dtypes: tuple[str, ...]) -> frozenset[str]:
+    """Stored matrices of these dtypes that a product reads: those that may be converted tile by tile."""
+    return frozenset(
+        v.name
+        for f in module.functions.values()
+        for op in f.walk()
+        if op.name in ("cast", "dequantize")
+        for v in op.operands[:1]
+        if isinstance(v, Weight) and v.type.dtype in dtypes and len(v.type.shape) == 2
+    )
+
+
+def _hashes(files: tuple[Path, ...], progress: Progress | None) -> list[dict[str, Any]]:
+    """Name, bytes and sha256 of every file read; names only, a plan tells nothing of where it was made."""
+    with ThreadPoolExecutor(2) as pool:
+        out: list[dict[str, Any]] = []
+        for done, (file, (size, digest)) in enumerate(zip(files, pool.map(hash_file, files), strict=True), 1):
+            out.append({"name": file.name, "bytes": size, "sha256": digest})
+            if progress is not None:
+                progress("hashing", done, len(files))
+    return out

@@ -1,0 +1,83 @@
+"""A plan becomes something that runs: its lowered IR is verified, code is printed afresh, a device takes it.
+
+Nothing that came in the file is executed. Frontends and passes are not needed, and not imported, unless the plan must
+be lowered again.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from graphllm.codegen.kernels.numpy.convert import expanded, tile_rows
+from graphllm.codegen.numpy.generate import generate
+from graphllm.codegen.numpy.target import NUMPY
+from graphllm.errors import GraphLLMError, PlanError
+from graphllm.ir.core import Module, Operation, Weight
+from graphllm.ir.parser import parse_module
+from graphllm.ir.verifier import verify
+from graphllm.plan.plan_file import PlanFile
+from graphllm.runtime.memory import available_bytes
+from graphllm.runtime.numpy_device import NumpyDevice
+
+Expand = Literal["auto", "always", "never"]
+_HALF_OF_MEMORY = 0.5  # 16-bit weights are expanded while that leaves as much again
+
+
+def module_of(plan: PlanFile, section: str) -> Module:
+    """The module of a text section, parsed and verified. Raises PlanError for a section that is not there or broken."""
+    where = f"{plan.path}: section {section}"
+    text = plan.sections.get(section)
+    if text is None:
+        raise PlanError(f"{where}: not in this plan; it has {', '.join(sorted(plan.sections)) or 'none'}")
+    try:
+        module = parse_module(text, where)
+        verify(module)
+    except RecursionError:
+        raise PlanError(f"{where}: nested too deeply") from None
+    except GraphLLMError as error:
+        raise PlanError(f"{where}: {str(error).splitlines()[0]}") from None
+    return module
+
+
+def check_weights(plan: PlanFile, module: Module) -> None:
+    """Raise PlanError unless the plan holds every weight the module reads, as the module says."""
+    for weight in module.stored_weights():
+        spec = plan.weights.get(weight.name)
+        if spec is None:
+            raise PlanError(f"{plan.path}: weight {weight.name}: missing; the IR reads it as {weight.type}")
+        if (spec.dtype, tuple(spec.shape)) != (weight.type.dtype, weight.type.shape):
+            raise PlanError(f"{plan.path}: weight {weight.name}: expected {weight.type}, got {spec}")
+
+
+def link_numpy(plan: PlanFile, module: Module, expand: Expand = "auto", *, poison: bool = False) -> NumpyDevice:
+    """The lowered module on the NumPy device."""
+    check_weights(plan, module)
+    conversions = [op for f in module.functions.values() for op in f.walk() if NUMPY.virtual(op)]
+    tiled = _tiled(conversions, expand)
+    rooms = [
+        tile_rows(op.result.type.shape, int(str(op.attrs.get("group", 0)))) * op.result.type.shape[1]
+        for op in conversions
+        if op.operands[0].name in tiled
+    ]
+    return NumpyDevice(
+        module,
+        generate(module, tiled),
+        plan.weight,
+        expanded,
+        tile_floats=max(rooms, default=0),
+        poison=poison,
+    )
+
+
+def _tiled(conversions: list[Operation], expand: Expand) -> frozenset[str]:
+    """Weights to convert tile by tile: int8 always, 16-bit ones where their f32 form has no room."""
+    matrices = {v.name: v for op in conversions for v in op.operands[:1] if isinstance(v, Weight)}
+    matrices = {name: v for name, v in matrices.items() if len(v.type.shape) == 2}
+    int8 = {name for name, v in matrices.items() if v.type.dtype == "i8"}
+    if expand == "always":
+        return frozenset()
+    if expand == "auto":
+        room, need = available_bytes(), sum(4 * v.type.numel for name, v in matrices.items() if name not in int8)
+        if room is None or need <= room * _HALF_OF_MEMORY:
+            return frozenset(int8)
+    return frozenset(matrices)

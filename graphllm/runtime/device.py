@@ -1,0 +1,54 @@
+"""What a device is to the rest of the runtime: a handful of methods over a lowered module.
+
+A device allocates three things when it is made (weights, arena, states) and nothing afterwards. The logits it returns
+are its own memory, good until its next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Logits = NDArray[np.float32]
+
+
+class Row(NamedTuple):
+    """One live row of a step: its token, and the position and slot that it takes."""
+
+    token: int
+    position: int
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """Bytes a device holds. ``mapped`` of the weights are pages of the plan file, shared with the system's cache."""
+
+    weights: int
+    mapped: int
+    arena: int
+    states: int
+
+
+class Device(Protocol):
+    """Runs the functions of one lowered module."""
+
+    name: str
+    memory: DeviceMemory
+
+    def row(self, token: int, position: int, slot: int) -> Logits:
+        """``decode``: logits [V] of one row."""
+        ...
+
+    def rows(self, function: str, rows: Sequence[Row]) -> Logits:
+        """``decode_N`` with at most N live rows, each of a slot of its own: logits [N,V], of which the live come first."""
+        ...
+
+    def block(self, function: str, tokens: Sequence[int], start: int, slot: int) -> Logits:
+        """``prefill_N`` or ``score_N`` with at most N tokens from position ``start``: logits [1,V] or [N,V]."""
+        ...

@@ -1,0 +1,154 @@
+"""Sequences on a device: slots with their lengths, prompts cut into the chunks a plan has functions for.
+
+A prompt of n tokens is covered by ``prefill_N`` calls whose sizes cost least together: a call costs its N rows, live
+or blank, and the reading of all weights, which is worth about ``CALL_ROWS`` rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphllm.errors import RunError
+from graphllm.ir.core import Module
+from graphllm.runtime.device import Device, Logits, Row
+
+CALL_ROWS = 12
+
+
+class Engine:
+    """Slots 0 … B-1 of a device, each a sequence of at most ``context`` positions.
+
+    Logits are views of the device's memory, good until the next call.
+    """
+
+    def __init__(self, device: Device, module: Module) -> None:
+        self.device = device
+        self.vocab = module.functions["decode"].results[0].type.shape[-1]
+        state = next(iter(module.states.values())).type.shape
+        self.slots, self.context = state[0], state[2]
+        self.lengths = [0] * self.slots
+        sizes = {f.name: f.inputs[0].type.shape[0] for f in module.functions.values()}
+        self._prefill = {n: name for name, n in sizes.items() if name.startswith("prefill_")}
+        self._batch = sorted((n, name) for name, n in sizes.items() if name.startswith("decode_"))
+        self._score = next((name, n) for name, n in sizes.items() if name.startswith("score_"))
+
+    def feed(self, tokens: Sequence[int], slot: int = 0, chunk: int = 0) -> Logits:
+        """Append tokens to a slot and return the logits [V] after the last one.
+
+        ``chunk`` bounds the tokens of one call, for those who want a prompt cut otherwise than is fastest.
+
+        Raises:
+            RunError: no tokens, an id outside the vocabulary, or more positions than the context has.
+        """
+        self._check(tokens, slot)
+        at = 0
+        logits: Logits | None = None
+        for size in self._chunks(len(tokens), chunk):
+            live = min(size, len(tokens) - at, chunk or size)
+            part = tokens[at : at + live]
+            start = self.lengths[slot]
+            if size == 1:
+                logits = self.device.row(part[0], start, slot)
+            else:
+                logits = self.device.block(self._prefill[size], part, start, slot)[0]
+            self.lengths[slot] += live
+            at += live
+        assert logits is not None
+        return logits
+
+    def step(self, token: int, slot: int = 0) -> Logits:
+        """Append one token and return the logits [V] after it. Raises RunError like ``feed``."""
+        position = self.lengths[slot]
+        if not 0 <= token < self.vocab or position >= self.context:
+            self._check((token,), slot)
+        logits = self.device.row(token, position, slot)
+        self.lengths[slot] = position + 1
+        return logits
+
+    def step_many(self, tokens: Sequence[tuple[int, int]]) -> list[Logits]:
+        """Append one token to each of several slots: (token, slot) pairs -> logits [V] each, in one step.
+
+        Every row is computed as if it were alone in the step: its logits do not depend on the others.
+        """
+        if len({slot for _, slot in tokens}) != len(tokens):
+            raise RunError("batch: two tokens for one slot in one step; expected one token a slot")
+        for token, slot in tokens:
+            self._check((token,), slot)
+        if len(tokens) == 1 and not self._batch:
+            return [self.step(*tokens[0])]
+        function = next((name for n, name in self._batch if n >= len(tokens)), None)
+        if function is None:
+            raise RunError(f"batch: {len(tokens)} rows; this plan has slots for {self.slots}")
+        logits = self.device.rows(function, [Row(t, self.lengths[s], s) for t, s in tokens])
+        for _, slot in tokens:
+            self.lengths[slot] += 1
+        return [logits[i] for i in range(len(tokens))]
+
+    def score(self, tokens: Sequence[int], slot: int = 0) -> Iterator[Logits]:
+        """Append tokens and yield the logits [n,V] of all of them, a block of positions at a time."""
+        self._check(tokens, slot)
+        name, n = self._score
+        for at in range(0, len(tokens), n):
+            part = tokens[at : at + n]
+            logits = self.device.block(name, part, self.lengths[slot], slot)
+            self.lengths[slot] += len(part)
+            yield logits.reshape(-1, self.vocab)[: len(part)]
+
+    def truncate(self, length: int, slot: int = 0) -> None:
+        """Forget all but the first ``length`` tokens of a slot. What the cache holds behind them is never read."""
+        assert 0 <= length <= self.lengths[slot]
+        self.lengths[slot] = length
+
+    def _check(self, tokens: Sequence[int], slot: int) -> None:
+        if not 0 <= slot < self.slots:
+            raise RunError(f"slot {slot}: no such slot; this plan has {self.slots}")
+        if len(tokens) == 0:
+            raise RunError("prompt: no tokens; expected at least one")
+        held, more = self.lengths[slot], len(tokens)
+        if held + more > self.context:
+            before = f" after {held} held" if held else ""
+            raise RunError(
+                f"context: {more} tokens{before} do not fit in {self.context} positions; shorten the prompt or "
+                "choose a larger --context"
+            )
+        bad = next((t for t in tokens if not 0 <= t < self.vocab), None)
+        if bad is not None:
+            raise RunError(f"token {bad}: not in the vocabulary; expected 0 to {self.vocab - 1}")
+
+    def _chunks(self, n: int, chunk: int) -> list[int]:
+        """Sizes of the calls that cover ``n`` tokens, at most ``chunk`` live ones in each."""
+        sizes = tuple(sorted(self._prefill))
+        if not chunk or chunk >= n:
+            return list(cover(n, sizes))
+        whole, rest = divmod(n, chunk)
+        if not sizes or chunk > sizes[-1]:
+            pieces = [chunk] * whole + [rest] * bool(rest)
+            return [size for piece in pieces for size in cover(piece, sizes)]
+        fitting = 1 if chunk == 1 else next(s for s in sizes if s >= chunk)
+        return [fitting] * (whole + bool(rest))
+
+
+@lru_cache(maxsize=4096)
+def cover(n: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The cheapest list of chunk sizes (1 is always there) that together hold ``n`` tokens, largest first."""
+    if not sizes:
+        return (1,) * n
+    largest = sizes[-1]
+    whole, rest = divmod(n, largest)
+    cost = np.full(rest + 1, np.inf)
+    cost[0] = 0
+    choice: NDArray[np.int64] = np.zeros(rest + 1, np.int64)
+    for held in range(1, rest + 1):
+        for size in (1, *sizes):
+            total = cost[max(0, held - size)] + CALL_ROWS + size
+            if total < cost[held]:
+                cost[held], choice[held] = total, size
+    tail: list[int] = []
+    while rest > 0:
+        tail.append(int(choice[rest]))
+        rest -= tail[-1]
+    return (largest,) * whole + tuple(sorted(tail, reverse=True))

@@ -1,0 +1,143 @@
+"""From a prompt's tokens to an answer's: prefill, then sample and step until something says stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from graphllm.errors import RunError
+from graphllm.runtime.engine import Engine
+from graphllm.runtime.sampling import Sampler, SamplerConfig
+
+Finish = Literal["stop", "length", "context", "cancelled"]
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a generation has done so far; complete when its iterator has ended.
+
+    ``finish``: ``stop`` an end token or stop string, ``length`` the tokens asked for, ``context`` no position is left,
+    ``cancelled`` the caller stopped listening.
+    """
+
+    prompt_tokens: int = 0
+    tokens: list[int] = field(default_factory=list[int])
+    finish: Finish = "cancelled"
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+
+    @property
+    def prefill_speed(self) -> float:
+        """Prompt tokens a second."""
+        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def decode_speed(self) -> float:
+        """Tokens a second after the first, which prefill has paid for."""
+        return (len(self.tokens) - 1) / self.decode_seconds if self.decode_seconds and len(self.tokens) > 1 else 0.0
+
+
+def generate_tokens(
+    engine: Engine,
+    prompt: Sequence[int],
+    sampler: Sampler,
+    *,
+    max_tokens: int | None,
+    stop_ids: frozenset[int],
+    progress: Progress,
+    slot: int = 0,
+) -> Iterator[int]:
+    """Feed ``prompt`` to an empty slot and yield the tokens that follow, stop tokens excluded.
+
+    Raises:
+        RunError: the prompt is empty or does not fit in the context (with both numbers), or ``max_tokens`` < 0.
+    """
+    if max_tokens is not None and max_tokens < 0:
+        raise RunError(f"max_tokens: {max_tokens}; expected 0 or more")
+    started = time.perf_counter()
+    logits = engine.feed(prompt, slot)
+    progress.prompt_tokens = len(prompt)
+    first = time.perf_counter()
+    progress.prefill_seconds = first - started
+    history = list(prompt)
+    while max_tokens is None or len(progress.tokens) < max_tokens:
+        token = sampler.sample(logits, history)
+        if token in stop_ids:
+            progress.finish = "stop"
+            break
+        progress.tokens.append(token)
+        history.append(token)
+        yield token
+        if engine.lengths[slot] >= engine.context:
+            progress.finish = "context"
+            break
+        if max_tokens is not None and len(progress.tokens) >= max_tokens:
+            progress.finish = "length"
+            break
+        logits = engine.step(token, slot)
+        progress.decode_seconds = time.perf_counter() - first
+    else:
+        progress.finish = "length"
+
+
+def generate_batch(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    config: SamplerConfig,
+    *,
+    allowed: int,
+    max_tokens: int | None,
+    stop_ids: frozenset[int],
+) -> list[Progress]:
+    """Several prompts side by side, one slot each, decoded in common steps; slots are emptied first.
+
+    Sequence i samples with its own stream of random numbers: ``config.seed + i`` where a seed is given.
+
+    Raises:
+        RunError: more prompts than slots, or what ``generate_tokens`` raises.
+    """
+    if len(prompts) > engine.slots:
+        raise RunError(
+            f"batch: {len(prompts)} prompts; this plan has slots for {engine.slots}, choose a larger --slots"
+        )
+    samplers = [
+        Sampler(replace(config, seed=config.seed + i) if config.seed is not None else config, engine.vocab, allowed)
+        for i in range(len(prompts))
+    ]
+    out = [Progress(prompt_tokens=len(p), finish="length") for p in prompts]
+    histories = [list(p) for p in prompts]
+    for slot in range(len(prompts)):
+        engine.truncate(0, slot)
+    started = time.perf_counter()
+    # each row's logits are copied: the device's own are good only until its next step
+    logits = {slot: np.array(engine.feed(p, slot)) for slot, p in enumerate(prompts)}
+    first = time.perf_counter()
+    live = {slot for slot in logits if max_tokens is None or max_tokens > 0}
+    while live:
+        chosen: list[tuple[int, int]] = []
+        for slot in sorted(live):
+            token = samplers[slot].sample(logits[slot], histories[slot])
+            if token in stop_ids:
+                out[slot].finish = "stop"
+                live.remove(slot)
+                continue
+            out[slot].tokens.append(token)
+            histories[slot].append(token)
+            if len(out[slot].tokens) == max_tokens:
+                live.remove(slot)
+            elif engine.lengths[slot] >= engine.context:
+                out[slot].finish = "context"
+                live.remove(slot)
+            else:
+                chosen.append((token, slot))
+        if chosen:
+            for (_, slot), row in zip(chosen, engine.step_many(chosen), strict=True):
+                np.copyto(logits[slot], row)
+    for progress in out:
+        progress.prefill_seconds = first - started
+        progress.decode_seconds = time.perf_counter() - first
+    return out
