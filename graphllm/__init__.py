@@ -1,0 +1,58 @@
+"""graphllm compiles a Llama or Qwen checkpoint into one file, a plan, and runs it.
+
+    plan = graphllm.compile("model.bin")
+    model = graphllm.load("plan.gllm")
+
+Importing the package loads nothing: each name below is fetched from its part when it is first used (PEP 562), so that
+``graphllm --help`` need not wait for NumPy. Parts of the package import each other, never this module.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from graphllm._version import __version__
+
+if TYPE_CHECKING:
+    from graphllm.api import Model, Plan, compile, load
+    from graphllm.errors import (
+        CheckpointError,
+        GraphLLMError,
+        ParseError,
+        PassError,
+        PlanError,
+        RunError,
+        TokenizerError,
+        VerifyError,
+    )
+
+__all__ = [
+    "CheckpointError",
+    "GraphLLMError",
+    "Model",
+    "ParseError",
+    "PassError",
+    "Plan",
+    "PlanError",
+    "RunError",
+    "TokenizerError",
+    "VerifyError",
+    "__version__",
+    "compile",
+    "load",
+]
+
+_API = frozenset({"Model", "Plan", "compile", "load"})
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module("graphllm.api" if name in _API else "graphllm.errors"), name)
+    globals()[name] = value  # the next access finds it without coming here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
