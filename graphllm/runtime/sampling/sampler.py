@@ -1,0 +1,107 @@
+"""The sampler of one sequence: settings, counts of what was said, and a stream of random numbers.
+
+The stages, in this order:
+
+    1 bias           logit_bias is added                                   (SamplerConfig)
+    2 penalties      repetition, frequency, presence                       (history)
+    3 temperature    logits are divided by it; 0 takes the largest, and nothing below happens
+    4 top-k          5 top-p          6 min-p                              (stages)
+    7 draw           one random number, however many tokens were left
+
+Each cut sees the survivors of the one before, their probabilities rescaled to sum to one. As every drawn token takes
+exactly one number of the stream, a seed gives the same tokens wherever the logits are the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphllm.errors import RunError
+from graphllm.runtime.sampling import stages
+from graphllm.runtime.sampling.config import SamplerConfig
+from graphllm.runtime.sampling.history import TokenCounts, penalise
+from graphllm.runtime.sampling.logits import refuse_unless_finite
+
+
+class Sampler:
+    """Draws tokens for one sequence; two sequences need two samplers.
+
+    ``vocab`` is V, the model's rows of logits; ids of ``allowed`` and above have no token and are never drawn. ``seed``
+    is the one in use, drawn afresh where the settings name none. Raises RunError on a bias for an id not allowed.
+    """
+
+    def __init__(self, config: SamplerConfig, vocab: int, allowed: int) -> None:
+        if not 1 <= allowed <= vocab:
+            raise RunError(f"sampler: {allowed} tokens allowed; expected 1 to {vocab}, the model's vocabulary")
+        for token in config.logit_bias:
+            if token >= allowed:
+                raise RunError(f"sampler: logit_bias[{token}]: no such token; expected an id from 0 to {allowed - 1}")
+        self.config = config
+        self.vocab = vocab
+        self.allowed = allowed
+        # 53 bits: a number that any JSON reader gives back unchanged.
+        self.seed = int.from_bytes(os.urandom(8), "little") >> 11 if config.seed is None else int(config.seed)
+        self._argmax_only = config.temperature == 0 and not config.logit_bias and not config.penalised
+        self._seen = TokenCounts(vocab, allowed, config.penalty_window)
+        self._scratch = np.empty(allowed, np.float64)
+        self._bias_ids = np.fromiter(config.logit_bias.keys(), np.intp)
+        self._biases = np.fromiter(config.logit_bias.values(), np.float64)
+        if config.temperature > 0:
+            self._random = np.random.Generator(np.random.PCG64(self.seed))
+
+    def sample(self, logits: NDArray[np.float32], history: Sequence[int]) -> int:
+        """The next token after ``history``, by ``logits`` [V], which are left as they are.
+
+        Penalties count ``history`` as it is given: prompt and answer, or the answer alone. A call with a continuation
+        of the last one's costs only what is new. Raises RunError when an allowed logit is NaN or +inf, when all are
+        -inf, and when a penalised history has an id outside the vocabulary.
+        """
+        if self._argmax_only:
+            assert logits.shape == (self.vocab,)
+            head = logits[: self.allowed]
+            token = int(head.argmax())  # the first of equals
+            refuse_unless_finite(head[token], head)
+            return token
+        ids, weights = self.candidates(logits, history)
+        if self.config.temperature == 0:
+            return int(ids[0])
+        return int(ids[stages.draw(weights, self._random.random())])
+
+    def candidates(
+        self, logits: NDArray[np.float32], history: Sequence[int]
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """The tokens that are left for the draw, by ascending id, and their probabilities up to a common factor.
+
+        Takes no random number. Both arrays are good until the next call only. Raises like ``sample``.
+        """
+        assert logits.shape == (self.vocab,)
+        config, x = self.config, self._scratch
+        np.copyto(x, logits[: self.allowed])
+        x[self._bias_ids] += self._biases
+        if config.penalised:
+            self._seen.follow(history)
+            penalise(x, self._seen, config)
+        best = int(x.argmax())
+        refuse_unless_finite(float(x[best]), x)
+        if config.temperature == 0:
+            return np.array([best]), np.ones(1)
+        x -= x[best]
+        with np.errstate(over="ignore"):  # a tiny temperature: -inf, probability 0
+            x /= config.temperature
+        if 0 < config.top_k < self.allowed:
+            ids = stages.top_k(x, config.top_k)
+            x = x[ids]
+        else:
+            ids = np.arange(self.allowed)
+        np.exp(x, out=x)
+        if config.top_p < 1:
+            kept = stages.top_p(x, config.top_p)
+            ids, x = ids[kept], x[kept]
+        if config.min_p > 0:
+            kept = stages.min_p(x, config.min_p)
+            ids, x = ids[kept], x[kept]
+        return ids, x

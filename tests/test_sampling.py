@@ -1,0 +1,393 @@
+"""Every stage of the sampler against a plain slow reference, on random logits with ties and impossible tokens.
+
+The reference works on Python floats and sorted lists of (id, value) and shares nothing with the package.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from graphllm.errors import RunError
+from graphllm.runtime.sampling import Sampler, SamplerConfig, log_probs
+from graphllm.runtime.sampling.history import TokenCounts
+
+INF = float("inf")
+LARGE = 152064
+
+
+def random_logits(rng: np.random.Generator, vocab: int) -> NDArray[np.float32]:
+    """Ties by rounding, and now and then a tenth of the tokens impossible; at least one is possible."""
+    logits = (rng.standard_normal(vocab) * rng.choice([0.5, 3.0, 12.0])).round(int(rng.integers(0, 4)))
+    if rng.random() < 0.4:
+        logits[rng.random(vocab) < 0.1] = -INF
+        logits[rng.integers(vocab)] = 1.0
+    return logits.astype(np.float32)
+
+
+def reference(config: SamplerConfig, logits: NDArray[Any], allowed: int, history: list[int]) -> dict[int, float]:
+    """Probabilities by id, as the documentation defines them."""
+    x = {i: float(logits[i]) for i in range(allowed)}
+    for i, bias in config.logit_bias.items():
+        x[i] += bias
+    for i, count in Counter(history[-config.penalty_window :]).items():  # [-0:] is everything
+        if i >= allowed:
+            continue
+        r = config.repetition_penalty
+        x[i] = x[i] * r if x[i] < 0 else x[i] / r
+        x[i] -= count * config.frequency_penalty + config.presence_penalty
+    best = min(x, key=lambda i: (-x[i], i))
+    if config.temperature == 0:
+        return {best: 1.0}
+    x = {i: (value - x[best]) / config.temperature for i, value in x.items()}
+    kept = falling(x)[: config.top_k or None]
+    p = normalised({i: math.exp(x[i]) for i in kept})
+    if config.top_p < 1:
+        reached, nucleus = 0.0, []
+        for i in falling(p):
+            nucleus.append(i)
+            reached += p[i]
+            if reached >= config.top_p - 1e-12:
+                break
+        p = {i: p[i] for i in nucleus}
+    least = config.min_p * max(p.values())
+    return normalised({i: value for i, value in p.items() if value >= least})
+
+
+def falling(values: dict[int, float]) -> list[int]:
+    """Ids from the largest value to the smallest, the lowest id first among equals."""
+    return sorted(values, key=lambda i: (-values[i], i))
+
+
+def normalised(weights: dict[int, float]) -> dict[int, float]:
+    total = math.fsum(weights.values())
+    return {i: weight / total for i, weight in weights.items()}
+
+
+def distribution(sampler: Sampler, logits: NDArray[np.float32], history: list[int]) -> dict[int, float]:
+    """What the sampler is about to draw from."""
+    ids, weights = sampler.candidates(logits, history)
+    assert all(a < b for a, b in pairwise(ids.tolist()))
+    return dict(zip(ids.tolist(), (weights / weights.sum()).tolist(), strict=True))
+
+
+def assert_same(got: dict[int, float], expected: dict[int, float]) -> None:
+    assert {i for i, p in got.items() if p > 1e-290} == {i for i, p in expected.items() if p > 1e-290}
+    for i, p in got.items():
+        assert p == pytest.approx(expected.get(i, 0.0), rel=1e-9, abs=1e-290)
+
+
+STAGES: dict[str, dict[str, Any]] = {
+    "temperature": {"temperature": 0.7},
+    "hot": {"temperature": 30.0},
+    "cold": {"temperature": 1e-3},
+    "top-k 1": {"temperature": 1.0, "top_k": 1},
+    "top-k": {"temperature": 1.0, "top_k": 5},
+    "top-k past V": {"temperature": 1.0, "top_k": 10**30},
+    "top-p": {"temperature": 1.0, "top_p": 0.9},
+    "top-p small": {"temperature": 1.0, "top_p": 0.05},
+    "top-p 0": {"temperature": 1.0, "top_p": 0.0},
+    "min-p": {"temperature": 1.0, "min_p": 0.1},
+    "min-p 1": {"temperature": 1.0, "min_p": 1.0},
+    "repetition": {"temperature": 1.0, "repetition_penalty": 1.3},
+    "repetition below 1": {"temperature": 1.0, "repetition_penalty": 0.7},
+    "presence": {"temperature": 1.0, "presence_penalty": 1.5},
+    "frequency": {"temperature": 1.0, "frequency_penalty": -0.4},
+    "window": {"temperature": 1.0, "frequency_penalty": 0.8, "penalty_window": 7},
+    "bias": {"temperature": 1.0, "logit_bias": {0: 2.5}},
+    "greedy": {},
+    "greedy, penalised": {"repetition_penalty": 1.5, "frequency_penalty": 0.5},
+    "greedy, biased": {"logit_bias": {0: -1e9}},
+    "all": {
+        "temperature": 0.9,
+        "top_k": 20,
+        "top_p": 0.8,
+        "min_p": 0.05,
+        "repetition_penalty": 1.2,
+        "presence_penalty": 0.3,
+        "frequency_penalty": 0.2,
+        "logit_bias": {0: 1.0},
+        "penalty_window": 9,
+    },
+}
+
+
+@pytest.mark.parametrize("settings_", STAGES.values(), ids=STAGES)
+@pytest.mark.parametrize("vocab", [1, 2, 37, 512])
+def test_a_stage_is_what_its_definition_says(settings_: dict[str, Any], vocab: int) -> None:
+    rng = np.random.default_rng()
+    config = SamplerConfig(**settings_, seed=1)
+    for _ in range(12):
+        allowed = int(rng.integers(max(1, vocab - 3), vocab + 1))
+        sampler = Sampler(config, vocab, allowed)
+        history: list[int] = []
+        for _ in range(4):
+            logits = random_logits(rng, vocab)
+            logits[0] = 0.5  # something allowed is possible
+            history += rng.integers(0, vocab, size=int(rng.integers(0, 12))).tolist()
+            expected = reference(config, logits, allowed, history)
+            assert_same(distribution(sampler, logits, history), expected)
+            assert expected[sampler.sample(logits, history)] > 0
+
+
+@given(
+    st.builds(
+        SamplerConfig,
+        temperature=st.sampled_from([0.0, 0.3, 1.0, 2.0]),
+        top_k=st.integers(0, 40),
+        top_p=st.integers(0, 100).map(lambda percent: percent / 100),
+        min_p=st.integers(0, 100).map(lambda percent: percent / 100),
+        repetition_penalty=st.floats(0.5, 2),
+        presence_penalty=st.floats(-2, 2),
+        frequency_penalty=st.floats(-2, 2),
+        logit_bias=st.dictionaries(st.integers(0, 29), st.floats(-100, 100), max_size=4),
+        penalty_window=st.integers(0, 20),
+    ),
+    st.integers(0, 2**32),
+)
+@settings(max_examples=300, deadline=None)
+def test_any_composition_has_the_documented_order(config: SamplerConfig, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = random_logits(rng, 33)
+    history = rng.integers(0, 33, size=25).tolist()
+    expected = reference(config, logits, 30, history)
+    sampler = Sampler(config, 33, 30)
+    assert_same(distribution(sampler, logits, history), expected)
+    assert expected[sampler.sample(logits, history)] > 0
+
+
+def test_a_vocabulary_of_152064() -> None:
+    rng = np.random.default_rng()
+    for spread, options in ((8.0, {"top_p": 0.95}), (0.0, {"top_p": 0.5}), (1.0, {"top_k": 50, "min_p": 0.2})):
+        logits = (rng.standard_normal(LARGE) * spread).astype(np.float32)
+        config = SamplerConfig(temperature=1.0, seed=3, **options)
+        sampler = Sampler(config, LARGE, LARGE - 300)
+        assert_same(distribution(sampler, logits, []), reference(config, logits, LARGE - 300, []))
+        greedy = Sampler(SamplerConfig(), LARGE, LARGE - 300).sample(logits, [])
+        assert greedy == max(range(LARGE - 300), key=lambda i: (logits[i], -i))
+
+
+def test_rounding_decides_no_cut() -> None:
+    ten = np.zeros(10, np.float32)
+    for tenths in range(1, 10):
+        sampler = Sampler(SamplerConfig(temperature=1.0, top_p=tenths / 10), 10, 10)
+        assert list(distribution(sampler, ten, [])) == list(range(tenths))
+    for vocab in range(1, 200):  # no mean is so rounded that every one of its equals lies below it
+        sampler = Sampler(SamplerConfig(temperature=3.0, top_p=0.0), vocab, vocab)
+        assert list(distribution(sampler, np.full(vocab, 0.1, np.float32), [])) == [0]
+
+
+def test_draws_are_distributed_as_the_probabilities() -> None:
+    logits = np.array([0.0, 1.0, -INF, 2.0, 0.5, -1.0, 2.0, 9.0], np.float32)
+    config = SamplerConfig(temperature=1.3, seed=20240607)
+    sampler = Sampler(config, 8, 7)  # 9.0 is past the tokenizer
+    draws = 20000
+    counts = Counter(sampler.sample(logits, []) for _ in range(draws))
+    expected = {i: p * draws for i, p in reference(config, logits, 7, []).items() if p > 0}
+    assert counts.keys() == expected.keys()
+    chi_square = sum((counts[i] - e) ** 2 / e for i, e in expected.items())
+    assert chi_square < 20.5  # 5 degrees of freedom: one in a thousand
+
+
+def test_a_disallowed_token_is_never_drawn() -> None:
+    rng = np.random.default_rng()
+    for config in (SamplerConfig(), SamplerConfig(temperature=50.0), SamplerConfig(temperature=1.0, top_k=3)):
+        sampler = Sampler(config, 16, 9)
+        for _ in range(200):
+            logits = rng.standard_normal(16).astype(np.float32)
+            logits[9:] = [100, INF, np.nan, 5, 5, 5, 5]
+            history = rng.integers(0, 16, size=3).tolist()
+            assert 0 <= sampler.sample(logits, history) < 9
+
+
+def test_an_impossible_token_is_never_drawn() -> None:
+    logits = np.full(64, -INF, np.float32)
+    logits[[5, 40]] = [1e30, 1e30]
+    sampler = Sampler(SamplerConfig(temperature=1e6, top_p=0.999), 64, 64)
+    assert {sampler.sample(logits, []) for _ in range(100)} == {5, 40}
+
+
+@pytest.mark.parametrize("options", STAGES.values(), ids=STAGES)
+def test_logits_are_left_as_they_are(options: dict[str, Any]) -> None:
+    logits = random_logits(np.random.default_rng(), 64)
+    before = logits.copy()
+    logits.flags.writeable = False
+    Sampler(SamplerConfig(**options), 64, 64).sample(logits, [1, 2, 2])
+    np.testing.assert_array_equal(logits, before)
+
+
+def generate(sampler: Sampler, steps: int = 60) -> list[int]:
+    """A sequence over logits that depend on the last token alone."""
+    history = [0]
+    for _ in range(steps):
+        logits = np.random.default_rng(history[-1]).standard_normal(50).astype(np.float32)
+        history.append(sampler.sample(logits, history))
+    return history
+
+
+def test_a_seed_gives_the_same_tokens() -> None:
+    config = SamplerConfig(temperature=1.0, top_p=0.95, frequency_penalty=0.3, seed=7)
+    assert generate(Sampler(config, 50, 50)) == generate(Sampler(config, 50, 50))
+    assert generate(Sampler(config, 50, 50)) != generate(Sampler(SamplerConfig(temperature=1.0, seed=8), 50, 50))
+
+
+def test_a_seed_that_was_drawn_can_be_used_again() -> None:
+    first, second = (Sampler(SamplerConfig(temperature=1.0), 50, 50) for _ in range(2))
+    assert first.seed != second.seed
+    tokens = generate(first)
+    assert generate(Sampler(SamplerConfig(temperature=1.0, seed=first.seed), 50, 50)) == tokens
+    assert 0 <= first.seed < 2**53
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 0])
+def test_each_token_takes_one_random_number(top_k: int) -> None:
+    flat = np.zeros(1000, np.float32)
+    sampler = Sampler(SamplerConfig(temperature=1.0, top_k=top_k, seed=5), 1000, 1000)
+    numbers = np.random.Generator(np.random.PCG64(5)).random(20)
+    assert [sampler.sample(flat, []) for _ in range(20)] == [int(u * (top_k or 1000)) for u in numbers]
+
+
+@pytest.mark.parametrize("window", [0, 1, 5])
+def test_counts_follow_a_history(window: int) -> None:
+    rng = np.random.default_rng()
+    counts = TokenCounts(400, 300, window)
+    history: list[int] = []
+    for step in range(120):
+        if step % 40 == 39:  # rewound, as a chat is when a turn is taken back
+            history = history[: len(history) // 2]
+        elif step % 40 == 20:  # another sequence, no shorter
+            history = [int(t) for t in rng.integers(0, 400, size=len(history) + 3)]
+        history += rng.integers(0, 400, size=int(rng.integers(0, 9))).tolist()
+        counts.follow(history)
+        expected = Counter(t for t in history[-window:] if t < 300)
+        assert dict(zip(counts.ids.tolist(), counts.counts.tolist(), strict=True)) == expected
+
+
+class Watched(list[int]):
+    """A history that counts how often it is looked into."""
+
+    looks = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(index)
+
+
+def test_a_step_does_not_read_the_whole_history() -> None:
+    history = Watched(range(1000))
+    counts = TokenCounts(2000, 2000, 100)
+    counts.follow(history)
+    history.looks = 0
+    history.append(7)
+    counts.follow(history)
+    assert history.looks <= 3
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"repetition_penalty": 1.1}, {"logit_bias": {1: 1.0}}])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0, np.nan, INF, np.nan], "NaN in 2 of 4 logits, first at token id 1"),
+        ([1.0, -INF, 0.0, INF], r"\+inf in 1 of 4 logits, first at token id 3"),
+        ([-INF] * 4, "all 4 are -inf"),
+    ],
+)
+def test_broken_logits_are_named(options: dict[str, Any], values: list[float], message: str) -> None:
+    logits = np.array([*values, 3.0], np.float32)
+    with pytest.raises(RunError, match=f"^logits: {message}; expected "):
+        Sampler(SamplerConfig(**options), 5, 4).sample(logits, [0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("temperature", -0.1, "a number from 0 to 1e+06"),
+        ("temperature", float("nan"), "a number from 0 to 1e+06"),
+        ("temperature", INF, "a number from 0 to 1e+06"),
+        ("temperature", "hot", "a number from 0 to 1e+06"),
+        ("temperature", True, "a number from 0 to 1e+06"),
+        ("temperature", 10**400, "a number from 0 to 1e+06"),
+        ("top_k", -1, "a whole number, 0 or more"),
+        ("top_k", 2.5, "a whole number, 0 or more"),
+        ("top_p", 1.01, "a number from 0 to 1"),
+        ("top_p", -0.01, "a number from 0 to 1"),
+        ("min_p", 2, "a number from 0 to 1"),
+        ("repetition_penalty", 0, "a number from 0.01 to 100"),
+        ("presence_penalty", INF, "a number from -1000 to 1000"),
+        ("frequency_penalty", None, "a number from -1000 to 1000"),
+        ("seed", -1, "a whole number, 0 or more"),
+        ("seed", 1.0, "a whole number, 0 or more"),
+        ("penalty_window", -3, "a whole number, 0 or more"),
+    ],
+)
+def test_a_bad_setting_is_refused(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(RunError) as caught:
+        SamplerConfig(**{name: value})
+    assert str(caught.value) == f"sampler: {name} = {value!r}; expected {expected}"
+
+
+@pytest.mark.parametrize(
+    ("bias", "message"),
+    [
+        ({3: float("nan")}, r"logit_bias\[3\] = nan; expected a number from -1e\+09 to 1e\+09"),
+        ({3: -INF}, r"logit_bias\[3\] = -inf; expected"),
+        ({-1: 1.0}, "logit_bias: token id = -1; expected a whole number, 0 or more"),
+        ({"3": 1.0}, "logit_bias: token id = '3'; expected a whole number"),
+        ({8: 1.0}, r"logit_bias\[8\]: no such token; expected an id from 0 to 7"),
+    ],
+)
+def test_a_bad_bias_is_refused(bias: Any, message: str) -> None:
+    with pytest.raises(RunError, match=f"^sampler: {message}"):
+        Sampler(SamplerConfig(logit_bias=bias), 10, 8)
+
+
+@pytest.mark.parametrize("allowed", [0, 11, -1])
+def test_a_tokenizer_larger_than_the_model_is_refused(allowed: int) -> None:
+    with pytest.raises(RunError, match="expected 1 to 10"):
+        Sampler(SamplerConfig(), 10, allowed)
+
+
+@pytest.mark.parametrize("token", [-1, 10])
+def test_an_id_outside_the_vocabulary_is_refused(token: int) -> None:
+    sampler = Sampler(SamplerConfig(presence_penalty=1.0), 10, 8)
+    logits = np.zeros(10, np.float32)
+    with pytest.raises(RunError, match=rf"^history\[2\]: token id {token}; expected 0 to 9"):
+        sampler.sample(logits, [1, 9, token])
+    assert sampler.sample(logits, [0, 1]) == 2  # and nothing of it is remembered
+
+
+def test_a_setting_cannot_change_after_its_check() -> None:
+    bias = {1: 2.0}
+    config = SamplerConfig(logit_bias=bias)
+    bias[1] = float("nan")
+    assert config.logit_bias == {1: 2.0}
+    assert hash(config) == hash(SamplerConfig())
+
+
+def test_log_probs_against_python_floats() -> None:
+    rng = np.random.default_rng()
+    rows = np.stack([random_logits(rng, 40) for _ in range(6)])
+    got = log_probs(rows)
+    assert got.dtype == np.float64
+    for row, out in zip(rows.tolist(), got.tolist(), strict=True):
+        log_sum = math.log(math.fsum(math.exp(x - max(row)) for x in row)) + max(row)
+        assert out == pytest.approx([x - log_sum for x in row], rel=1e-12, abs=1e-12)
+    np.testing.assert_array_equal(log_probs(rows[2]), got[2])
+    assert log_probs(np.array([-5.0], np.float32)).tolist() == [0.0]
+
+
+def test_log_probs_of_broken_logits() -> None:
+    rows = np.zeros((3, 4), np.float32)
+    rows[1, 2] = np.nan
+    with pytest.raises(RunError, match="NaN in 1 of 4 logits, first at token id 2"):
+        log_probs(rows)
+    with pytest.raises(RunError, match="all 4 are -inf"):
+        log_probs(np.full(4, -INF, np.float32))
