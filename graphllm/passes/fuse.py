@@ -106,9 +106,9 @@ class _Fuser:
         if i not in self.constant or i in self.group:
             return
         readers = {self.group.get(r, r) for v in self.ops[i].results for r in self.readers[id(v)]}
-        if len(readers) == 1 and (template := anchors.get(anchor := readers.pop())) is not None:
-            if self.ops[i].name in template.before:
-                self.group[i] = anchor
+        template = anchors.get(next(iter(readers))) if len(readers) == 1 else None
+        if template is not None and self.ops[i].name in template.before:
+            self.group[i] = readers.pop()
 
     def emit(self, anchors: dict[int, Template]) -> Function:
         members: dict[int, list[int]] = defaultdict(list)

@@ -39,14 +39,18 @@ class Device(Protocol):
     """Runs the functions of one lowered module."""
 
     name: str
-    memory: DeviceMemory
+
+    @property
+    def memory(self) -> DeviceMemory:
+        """What it holds so far."""
+        ...
 
     def row(self, token: int, position: int, slot: int) -> Logits:
         """``decode``: logits [V] of one row."""
         ...
 
     def rows(self, function: str, rows: Sequence[Row]) -> Logits:
-        """``decode_N`` with at most N live rows, each of a slot of its own: logits [N,V], of which the live come first."""
+        """``decode_N`` with at most N live rows, each of its own slot: logits [N,V], the live ones first."""
         ...
 
     def block(self, function: str, tokens: Sequence[int], start: int, slot: int) -> Logits:

@@ -27,6 +27,7 @@ class Progress:
     prompt_tokens: int = 0
     tokens: list[int] = field(default_factory=list[int])
     finish: Finish = "cancelled"
+    seed: int = 0  # of the sampler
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
 
@@ -101,14 +102,12 @@ def generate_batch(
         RunError: more prompts than slots, or what ``generate_tokens`` raises.
     """
     if len(prompts) > engine.slots:
-        raise RunError(
-            f"batch: {len(prompts)} prompts; this plan has slots for {engine.slots}, choose a larger --slots"
-        )
+        raise RunError(f"batch: {len(prompts)} prompts; this plan holds {engine.slots} at once, choose more --slots")
     samplers = [
         Sampler(replace(config, seed=config.seed + i) if config.seed is not None else config, engine.vocab, allowed)
         for i in range(len(prompts))
     ]
-    out = [Progress(prompt_tokens=len(p), finish="length") for p in prompts]
+    out = [Progress(prompt_tokens=len(p), finish="length", seed=s.seed) for p, s in zip(prompts, samplers, strict=True)]
     histories = [list(p) for p in prompts]
     for slot in range(len(prompts)):
         engine.truncate(0, slot)

@@ -11,10 +11,10 @@ class StopStrings:
     """Cuts a stream at the first of several strings, which may arrive in pieces."""
 
     def __init__(self, stops: Sequence[str]) -> None:
-        if any(not s for s in stops):
+        if not all(stops):
             raise RunError("stop: an empty string; expected at least one character")
-        self._stops = tuple(stops)
-        self._held = ""
+        self._stops: tuple[str, ...] = tuple(stops)
+        self._held: str = ""
         self.hit = False
 
     def push(self, text: str) -> str:
@@ -28,7 +28,7 @@ class StopStrings:
         if found:
             self.hit, self._held = True, ""
             return text[: min(found)]
-        keep = max(self._overlap(text, s) for s in self._stops)
+        keep = max(_overlap(text, s) for s in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -37,7 +37,7 @@ class StopStrings:
         held, self._held = self._held, ""
         return held
 
-    @staticmethod
-    def _overlap(text: str, stop: str) -> int:
-        """Length of the longest end of ``text`` that ``stop`` begins with."""
-        return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of ``text`` that ``stop`` begins with."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
