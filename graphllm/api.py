@@ -374,6 +374,7 @@ class Answer:
         self._stops = StopStrings(stop)
         self._tokenizer = model.tokenizer
         model.engine.truncate(0)
+        model.engine.check(self.prompt_ids)  # now, not when the first piece of text is asked for
         self._tokens = generate_tokens(
             model.engine,
             self.prompt_ids,

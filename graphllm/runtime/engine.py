@@ -44,7 +44,7 @@ class Engine:
         Raises:
             RunError: no tokens, an id outside the vocabulary, or more positions than the context has.
         """
-        self._check(tokens, slot)
+        self.check(tokens, slot)
         at = 0
         logits: Logits | None = None
         for size in self._chunks(len(tokens), chunk):
@@ -64,7 +64,7 @@ class Engine:
         """Append one token and return the logits [V] after it. Raises RunError like ``feed``."""
         position = self.lengths[slot]
         if not 0 <= token < self.vocab or position >= self.context:
-            self._check((token,), slot)
+            self.check((token,), slot)
         logits = self.device.row(token, position, slot)
         self.lengths[slot] = position + 1
         return logits
@@ -77,7 +77,7 @@ class Engine:
         if len({slot for _, slot in tokens}) != len(tokens):
             raise RunError("batch: two tokens for one slot in one step; expected one token a slot")
         for token, slot in tokens:
-            self._check((token,), slot)
+            self.check((token,), slot)
         if len(tokens) == 1 and not self._batch:
             return [self.step(*tokens[0])]
         function = next((name for n, name in self._batch if n >= len(tokens)), None)
@@ -90,7 +90,7 @@ class Engine:
 
     def score(self, tokens: Sequence[int], slot: int = 0) -> Iterator[Logits]:
         """Append tokens and yield the logits [n,V] of all of them, a block of positions at a time."""
-        self._check(tokens, slot)
+        self.check(tokens, slot)
         name, n = self._score
         for at in range(0, len(tokens), n):
             part = tokens[at : at + n]
@@ -103,7 +103,8 @@ class Engine:
         assert 0 <= length <= self.lengths[slot]
         self.lengths[slot] = length
 
-    def _check(self, tokens: Sequence[int], slot: int) -> None:
+    def check(self, tokens: Sequence[int], slot: int = 0) -> None:
+        """Raise RunError unless ``feed`` would take these tokens."""
         if not 0 <= slot < self.slots:
             raise RunError(f"slot {slot}: no such slot; this plan has {self.slots}")
         if len(tokens) == 0:

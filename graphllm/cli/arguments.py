@@ -1,0 +1,151 @@
+"""Every command's options. Only argparse is imported here: help and completion must not wait for anything."""
+
+from __future__ import annotations
+
+import argparse
+
+from graphllm._version import __version__
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="graphllm",
+        description="Compile a Llama or Qwen checkpoint into one file, a plan, and run it.",
+        epilog="graphllm COMMAND --help tells a command's options.",
+    )
+    parser.add_argument("--version", action="version", version=f"graphllm {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _compile(commands.add_parser("compile", help="compile a checkpoint into a plan"))
+    _run(commands.add_parser("run", help="generate text with a plan or a checkpoint"))
+    _show(commands.add_parser("show", help="look at a plan or a checkpoint: summary, IR, graph, source, memory"))
+    _opt(commands.add_parser("opt", help="run passes over text IR"))
+    _verify(commands.add_parser("verify", help="check a plan whole: every digest, its IR, its code"))
+    _cache(commands.add_parser("cache", help="list or clear the plans that run has kept"))
+    _completion(commands.add_parser("completion", help="print a completion script for a shell"))
+    return parser
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value}; expected 0 or more")
+    return value
+
+
+_whole.__name__ = "whole number"  # argparse names the type in its messages
+
+
+def _compile(p: argparse.ArgumentParser) -> None:
+    p.description = "Compile a llama2.c .bin file or a Hugging Face folder into a plan."
+    p.add_argument("checkpoint", help="a file or folder; its format is found by content")
+    p.add_argument("-o", "--output", required=True, metavar="PLAN", help="the plan to write, as a rule *.gllm")
+    p.add_argument("--target", choices=["numpy"], default="numpy", help="what to generate code for (default: numpy)")
+    p.add_argument("-q", "--quiet", action="store_true", help="no progress, no table")
+    p.add_argument("--dump-ir", metavar="DIR", help="write the IR after every pass that changed it")
+    _model_options(p)
+
+
+def _model_options(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--tokenizer", metavar="FILE", help="tokenizer.json, tokenizer.model or tokenizer.bin, or its folder"
+    )
+    p.add_argument(
+        "--context",
+        type=_whole,
+        default=0,
+        metavar="S",
+        help="positions of the KV cache (default: the model's, at most 4096)",
+    )
+    p.add_argument("--slots", type=_whole, default=0, metavar="B", help="sequences held at once (default: 1)")
+    p.add_argument("--kv", choices=["f32", "f16"], default="f32", help="what the KV cache stores (default: f32)")
+    p.add_argument(
+        "--dtype", choices=["f32", "f16", "bf16"], help="what matrices are stored in (default: the checkpoint's)"
+    )
+    meaning = p.add_argument_group("what a flat checkpoint does not say")
+    meaning.add_argument(
+        "--preset", choices=["llama2", "kuiper-llama3", "kuiper-qwen2"], help="a known set of the below"
+    )
+    meaning.add_argument("--norm-eps", type=float, metavar="X")
+    meaning.add_argument("--rope-theta", type=float, metavar="X")
+    meaning.add_argument("--rope-pairing", choices=["interleaved", "half"])
+    meaning.add_argument("--model-context", type=_whole, metavar="S", help="the longest position the model claims")
+
+
+def _run(p: argparse.ArgumentParser) -> None:
+    p.description = (
+        "Continue a prompt, streaming. The model is a plan, or a checkpoint, which is then compiled once and kept. "
+        "Without -p, -f or --ids the prompt is read from standard input."
+    )
+    p.add_argument("model", help="a plan or a checkpoint")
+    prompt = p.add_mutually_exclusive_group()
+    prompt.add_argument("-p", "--prompt", metavar="TEXT")
+    prompt.add_argument("-f", "--file", metavar="FILE", help="read the prompt from a UTF-8 file")
+    prompt.add_argument("--ids", metavar="IDS", help='token ids instead of text, "1 403 407"; ids are printed')
+    p.add_argument(
+        "-n", "--max-tokens", type=int, default=256, metavar="N", help="at most N tokens; -1: no limit (default: 256)"
+    )
+    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be given again")
+    p.add_argument("--ignore-eos", action="store_true", help="go on past end tokens")
+    p.add_argument("--no-echo", action="store_true", help="print the answer without the prompt")
+    p.add_argument("--stats", action="store_true", help="print speeds and memory on stderr at the end")
+    p.add_argument(
+        "--expand", choices=["auto", "always", "never"], default="auto", help="expand 16-bit weights to f32 in memory"
+    )
+    s = p.add_argument_group("sampling (greedy unless --temperature is given)")
+    s.add_argument("-t", "--temperature", type=float, default=0.0, metavar="X")
+    s.add_argument("--top-k", type=int, default=0, metavar="K")
+    s.add_argument("--top-p", type=float, default=1.0, metavar="X")
+    s.add_argument("--min-p", type=float, default=0.0, metavar="X")
+    s.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X")
+    s.add_argument("--presence-penalty", type=float, default=0.0, metavar="X")
+    s.add_argument("--frequency-penalty", type=float, default=0.0, metavar="X")
+    s.add_argument("--penalty-window", type=int, default=0, metavar="N", help="tokens that penalties look back; 0: all")
+    s.add_argument("--logit-bias", action="append", default=[], metavar="ID=X", help="may be given again")
+    s.add_argument("--seed", type=int, metavar="N")
+    _model_options(p)
+
+
+def _show(p: argparse.ArgumentParser) -> None:
+    p.description = "Without options: a summary of one page. A checkpoint is compiled in memory, its weights not read."
+    p.add_argument("model", help="a plan or a checkpoint")
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--stage", choices=["traced", "optimised", "lowered"], help="the IR at this stage")
+    what.add_argument(
+        "--source", nargs="?", const="numpy", choices=["numpy"], metavar="TARGET", help="the generated source"
+    )
+    what.add_argument("--memory", action="store_true", help="the memory map of a function: address by time")
+    p.add_argument("--function", metavar="NAME", help="only this function: decode, prefill_32 …")
+    p.add_argument("--layer", type=_whole, metavar="N", help="only this layer")
+    p.add_argument(
+        "--format", choices=["text", "json", "dot", "svg"], help="dot and svg draw the graph, or the memory map"
+    )
+    p.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
+    _model_options(p)
+
+
+def _opt(p: argparse.ArgumentParser) -> None:
+    p.description = "Text IR in, text IR out. --list tells the passes."
+    p.add_argument("input", nargs="?", default="-", help="a file of text IR, - for standard input (default)")
+    p.add_argument("--passes", default="", metavar="A,B", help="passes to run, in this order")
+    p.add_argument("--target", choices=["numpy"], default="numpy", help="whose templates and memory (default: numpy)")
+    p.add_argument("--dtype", choices=["f32", "f16", "bf16"], default="bf16", help="for the pass cast (default: bf16)")
+    p.add_argument("--verify", action="store_true", help="check the input's rules too, and say on stderr that all held")
+    p.add_argument("--time", action="store_true", help="what each pass did and how long it took, on stderr")
+    p.add_argument("--list", action="store_true", help="list the passes and what each does")
+    p.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
+
+
+def _verify(p: argparse.ArgumentParser) -> None:
+    p.description = "Read a plan whole: every digest, the rules of its IR, the code it gives."
+    p.add_argument("plan")
+
+
+def _cache(p: argparse.ArgumentParser) -> None:
+    p.description = "Plans made by `graphllm run CHECKPOINT` are kept in $GRAPHLLM_CACHE or the user's cache folder."
+    p.add_argument("--clear", action="store_true", help="delete them all")
+
+
+def _completion(p: argparse.ArgumentParser) -> None:
+    p.description = 'For bash: eval "$(graphllm completion bash)"'
+    p.add_argument("shell", choices=["bash", "zsh", "tcsh"])

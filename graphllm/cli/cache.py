@@ -1,0 +1,32 @@
+"""``graphllm cache``: the plans that running checkpoints has left behind."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def run(a: argparse.Namespace) -> int:
+    from graphllm.compiler.cache import cache_folder, cached_plans
+    from graphllm.errors import GraphLLMError, PlanError
+    from graphllm.plan.place import size_text
+    from graphllm.plan.plan_file import PlanFile
+
+    plans = cached_plans()
+    total = 0
+    for path in plans:
+        total += path.stat().st_size
+        if a.clear:
+            try:
+                path.unlink()
+            except OSError as error:
+                raise GraphLLMError(f"{path}: cannot be deleted; {error.strerror}") from None
+            continue
+        try:
+            with PlanFile.open(path, verify="none") as plan:
+                files = plan.documents.get("provenance", {}).get("files", [])
+                made_of = ", ".join(str(f["name"]) for f in files[:2]) + (" …" if len(files) > 2 else "")
+        except PlanError:
+            made_of = "damaged; it will be made again"
+        print(f"{path.name}  {size_text(path.stat().st_size):>8}  {made_of}")
+    print(f"{cache_folder()}: {len(plans)} plans, {size_text(total)}{' deleted' if a.clear else ''}")
+    return 0

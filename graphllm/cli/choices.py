@@ -1,0 +1,41 @@
+"""Options that several commands share, turned into arguments of the API."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def model_choices(a: argparse.Namespace) -> dict[str, Any]:
+    """What ``compile`` and ``load`` take: tokenizer, context, slots, precision, overrides."""
+    from graphllm.frontends.overrides import NO_OVERRIDES, Overrides, preset
+
+    given = Overrides(
+        norm_eps=a.norm_eps,
+        rope_theta=a.rope_theta,
+        rope_pairing=a.rope_pairing,
+        context=a.model_context,
+    )
+    return {
+        "tokenizer": a.tokenizer,
+        "context": a.context,
+        "slots": a.slots or 1,
+        "kv_dtype": a.kv,
+        "dtype": a.dtype,
+        "overrides": given.on_top_of(preset(a.preset) if a.preset else NO_OVERRIDES),
+    }
+
+
+def sampler_choices(a: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a SamplerConfig. Raises RunError for a bias that is not ID=NUMBER."""
+    from graphllm.errors import RunError
+
+    bias: dict[int, float] = {}
+    for item in a.logit_bias:
+        token, _, value = item.partition("=")
+        try:
+            bias[int(token)] = float(value)
+        except ValueError:
+            raise RunError(f"--logit-bias {item}: expected ID=NUMBER, as in 13=-5.5") from None
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+    return {name: getattr(a, name) for name in (*names, "penalty_window", "seed")} | {"logit_bias": bias}

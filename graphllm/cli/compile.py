@@ -1,0 +1,24 @@
+"""``graphllm compile``: a checkpoint into a plan, with progress and, at the end, a short table."""
+
+from __future__ import annotations
+
+import argparse
+
+from graphllm.cli.choices import model_choices
+from graphllm.cli.terminal import Meter
+
+
+def run(a: argparse.Namespace) -> int:
+    from graphllm import api
+
+    with Meter(quiet=a.quiet) as meter:
+        plan = api.compile(a.checkpoint, a.output, dump_ir=a.dump_ir, progress=meter, **model_choices(a))
+    if not a.quiet:
+        from graphllm.cli.show import plan_summary
+
+        print(plan_summary(plan, short=True))
+        if plan.file.tokenizer is None:
+            print("no tokenizer was found: run it on --ids, or compile with --tokenizer FILE")
+        for note in plan.provenance.get("notes", []):
+            print(f"note: {note}")
+    return 0

@@ -1,0 +1,54 @@
+"""``graphllm opt``: text IR through passes, so that every bug becomes a ten-line file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from graphllm.cli.output import write_text
+from graphllm.cli.terminal import say
+from graphllm.errors import PassError
+
+
+def run(a: argparse.Namespace) -> int:
+    from graphllm.codegen.numpy.target import NUMPY
+    from graphllm.ir.parser import parse_module
+    from graphllm.ir.printer import print_module
+    from graphllm.ir.verifier import verify
+    from graphllm.passes.manager import run_passes
+    from graphllm.passes.pipeline import by_name
+
+    known = by_name(NUMPY, a.dtype)
+    if a.list:
+        for name, step in known.items():
+            what = step.run.func if hasattr(step.run, "func") else step.run
+            lines = (sys.modules[what.__module__].__doc__ or "").split("\n\n")[0].replace("\n", " ")
+            print(f"{name:18} {lines}")
+        return 0
+    names = [n for n in a.passes.split(",") if n]
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        raise PassError(f"--passes: unknown pass {unknown[0]}; known ones are {', '.join(known)}")
+    module = parse_module(_read(a.input), "<stdin>" if a.input == "-" else a.input)
+    verify(module)
+    module, reports = run_passes(module, [known[n] for n in names])
+    if a.time:
+        for r in reports:
+            did = f"{r.rewrites} operations rewritten" if r.changed else "nothing to do"
+            say(f"{r.name:18} {r.milliseconds:8.2f} ms  {did}; {r.ops} ops, {r.kernels} kernels, arena {r.arena} bytes")
+    if a.verify:
+        say(f"verified: the input, and what each of {len(reports)} passes left")
+    write_text(a.output, print_module(module))
+    return 0
+
+
+def _read(path: str) -> str:
+    try:
+        if path == "-":
+            return sys.stdin.buffer.read().decode("utf-8")
+        with open(path, encoding="utf-8") as f:
+            return f.read()
+    except UnicodeDecodeError as error:
+        raise PassError(f"{path}: not UTF-8 text; {error.reason}") from None
+    except OSError as error:
+        raise PassError(f"{path}: cannot be read; {error.strerror}") from None

@@ -1,0 +1,93 @@
+"""``graphllm run``: a prompt continued, streamed as it is generated."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from graphllm.cli.choices import model_choices, sampler_choices
+from graphllm.cli.terminal import Meter, say
+from graphllm.errors import RunError
+
+if TYPE_CHECKING:
+    from graphllm.api import Answer, Model
+
+
+def run(a: argparse.Namespace) -> int:
+    from graphllm import api
+
+    prompt = _prompt(a)
+    started = time.perf_counter()
+    with Meter() as meter:
+        choices = model_choices(a) | {"slots": a.slots}
+        model = api.load(a.model, expand=a.expand, progress=meter, say=say, **choices)
+        limit = None if a.max_tokens == -1 else a.max_tokens
+        answer = model.stream(prompt, max_tokens=limit, stop=a.stop, ignore_eos=a.ignore_eos, **sampler_choices(a))
+    ready = time.perf_counter() - started
+    interrupted = False
+    try:
+        if isinstance(prompt, str):
+            _print_text(answer, "" if a.no_echo else _echo(model, answer.prompt_ids))
+        else:
+            _print_ids(answer)
+    except KeyboardInterrupt:
+        interrupted = True
+    print(flush=True)
+    if answer.progress.finish == "context" and not interrupted:
+        say(f"stopped: the context of {model.engine.context} positions is full; --context makes it larger")
+    if a.stats:
+        _print_stats(model, answer, ready)
+    return 130 if interrupted else 0
+
+
+def _prompt(a: argparse.Namespace) -> str | list[int]:
+    if a.ids is not None:
+        try:
+            return [int(i) for i in a.ids.replace(",", " ").split()]
+        except ValueError:
+            raise RunError(f"--ids {a.ids!r}: expected whole numbers, as in --ids '1 403 407'") from None
+    if a.prompt is not None:
+        return str(a.prompt)
+    try:
+        if a.file is not None:
+            with open(a.file, encoding="utf-8") as f:
+                return f.read()
+        if sys.stdin is None or sys.stdin.isatty():
+            raise RunError("prompt: none given; use -p TEXT, -f FILE, --ids IDS, or pipe it in")
+        return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise RunError(f"prompt {a.file or 'on standard input'}: not UTF-8 text; {error.reason}") from None
+    except OSError as error:
+        raise RunError(f"prompt {a.file}: cannot be read; {error.strerror}") from None
+
+
+def _echo(model: Model, ids: list[int]) -> str:
+    assert model.tokenizer is not None
+    return model.tokenizer.decode(ids)
+
+
+def _print_text(answer: Answer, echo: str) -> None:
+    out = sys.stdout
+    out.write(echo)
+    out.flush()
+    for piece in answer:
+        out.write(piece)
+        out.flush()
+
+
+def _print_ids(answer: Answer) -> None:
+    for i, token in enumerate(answer.tokens()):
+        print(f" {token}" if i else token, end="", flush=True)
+
+
+def _print_stats(model: Model, answer: Answer, ready: float) -> None:
+    p, m = answer.progress, model.engine.device.memory
+    say(
+        f"prompt {p.prompt_tokens} tokens, {p.prefill_speed:.1f} tok/s · answer {len(p.tokens)}, {p.decode_speed:.1f} tok/s"
+    )
+    say(
+        f"ready in {ready:.2f} s · weights {m.weights / 1e6:.1f} MB ({m.mapped / 1e6:.1f} mapped) · "
+        f"arena {m.arena / 1e6:.2f} MB · KV {m.states / 1e6:.2f} MB · seed {answer.seed} · ended by {p.finish}"
+    )

@@ -1,0 +1,45 @@
+"""What people see while they wait: a progress line on stderr, only where there is a terminal and only for long work."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+_PATIENCE = 0.5  # seconds before a progress line is worth showing
+
+
+class Meter:
+    """A context manager that is called with (what, done, total)."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._shown = not quiet and sys.stderr.isatty()
+        self._started = time.monotonic()
+        self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Meter:
+        return self
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if not self._shown or time.monotonic() - self._started < _PATIENCE:
+            return
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True), transient=True)
+            self._bar.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._bar.add_task(what, total=total)
+        self._bar.update(self._tasks[what], completed=done, total=total)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def say(line: str) -> None:
+    """One line for the person, not for the pipe."""
+    print(f"graphllm: {line}", file=sys.stderr)
