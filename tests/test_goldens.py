@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 import graphllm
-from graphllm.ir.core import Module, Value
+from graphllm.ir.core import Module, Value, Weight
 from graphllm.ir.interpreter import interpret
 from tests.golden_checkpoints import DENSE_TINY
 from tests.shared_data import shared
@@ -85,7 +85,7 @@ def test_tiny(load: Load, name: str, prompt: str) -> None:
 
 
 def test_mixture_of_experts_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(graphllm.CheckpointError, match="Qwen3MoeForCausalLM.*mixture of experts.*expected one of"):
+    with pytest.raises(graphllm.CheckpointError, match=r"Qwen3MoeForCausalLM.*mixture of experts.*expected one of"):
         graphllm.compile(shared("tiny/qwen3_moe"), tmp_path / "moe.gllm")
     assert list(tmp_path.iterdir()) == []
 
@@ -180,11 +180,13 @@ def steps(
 ) -> None:
     """Interpret successive steps of slot 0."""
     states = {s.name: np.zeros((1, s.type.shape[1], 32, s.type.shape[3]), np.float32) for s in module.states.values()}
+
+    def read(weight: Weight) -> NDArray[Any]:
+        return model.plan.file.weight(weight.name)
+
     start = 0
     for tokens in ids:
         inputs = {"ids": tokens, "pos": range(start, start + len(tokens)), "slot": [0] * len(tokens)}
         start += len(tokens)
         arrays = {name: np.array(values, np.int32) for name, values in inputs.items()}
-        read = model.plan.file.weight
-        _, states = interpret(module.functions[function], arrays, lambda w: read(w.name), states, watch=watch)
-
+        _, states = interpret(module.functions[function], arrays, read, states, watch=watch)
