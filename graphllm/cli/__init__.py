@@ -16,7 +16,7 @@ from graphllm.errors import GraphLLMError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code: 0 done, 1 our own failure, 2 a mistake in what was asked or given, 130 interrupted."""
+    """Run a command; the exit code: 0 done, 2 a mistake in what was asked or given, 130 interrupted."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:

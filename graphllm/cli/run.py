@@ -85,7 +85,8 @@ def _print_ids(answer: Answer) -> None:
 def _print_stats(model: Model, answer: Answer, ready: float) -> None:
     p, m = answer.progress, model.engine.device.memory
     say(
-        f"prompt {p.prompt_tokens} tokens, {p.prefill_speed:.1f} tok/s · answer {len(p.tokens)}, {p.decode_speed:.1f} tok/s"
+        f"prompt {p.prompt_tokens} tokens, {p.prefill_speed:.1f} tok/s · "
+        f"answer {len(p.tokens)}, {p.decode_speed:.1f} tok/s"
     )
     say(
         f"ready in {ready:.2f} s · weights {m.weights / 1e6:.1f} MB ({m.mapped / 1e6:.1f} mapped) · "
