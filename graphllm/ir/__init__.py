@@ -1,4 +1,4 @@
-"""The op-level IR: types, values, one op table, text, verifier, interpreter. Knows nothing of checkpoints or targets."""
+"""The op-level IR: types, values, op table, text, verifier, interpreter. Knows nothing of checkpoints or targets."""
 
 from graphllm.ir import ops as ops
 from graphllm.ir.builder import Builder as Builder

@@ -81,7 +81,9 @@ class Builder:
         return name
 
 
-def kernel(template: str, ops: Iterable[Operation], results: Iterable[Value]) -> Operation:
+def kernel(
+    template: str, ops: Iterable[Operation], results: Iterable[Value], scratch: tuple[int, int] | None = None
+) -> Operation:
     """A kernel operation around ``ops``; ``results`` are the inner values it hands out.
 
     Inside and outside a result is one and the same Value: a kernel's region is a stretch of its function, not a
@@ -94,4 +96,4 @@ def kernel(template: str, ops: Iterable[Operation], results: Iterable[Value]) ->
         for v in op.operands:
             if id(v) not in inner and not isinstance(v, Weight):
                 operands.setdefault(id(v), v)
-    return Operation(KERNEL, tuple(operands.values()), {}, body.results, body, template)
+    return Operation(KERNEL, tuple(operands.values()), {}, body.results, body, template, scratch)

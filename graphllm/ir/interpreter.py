@@ -35,7 +35,7 @@ def interpret(
         states: by name, of the state's type (float64 where it is f32 and ``wide``).
         watch: called with every value as it is computed.
     """
-    env: dict[int, Array] = {id(v): inputs[v.name] for v in function.inputs}
+    env: dict[int, Array] = {id(v): _as_type(inputs[v.name], v, wide) for v in function.inputs}
 
     def fetch(value: Value) -> Array:
         if id(value) not in env:

@@ -10,6 +10,7 @@ entry computes; called with IR values it records itself into the builder whose `
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class OpDef:
         for key, parameter in self.attrs.items():
             value = attrs.get(key, parameter.default)
             if value is None:
-                raise VerifyError(f"{self.name}: missing attribute {key}; expected {parameter.kind}")
+                raise VerifyError(f"{self.name}: missing attribute {key}; expected {_EXPECTED[parameter.kind]}")
             out[key] = _coerce(self.name, key, value, parameter.kind)
         return out
 
@@ -102,7 +103,7 @@ def op(
     views: int | None = None,
     reuses: tuple[int, ...] = (),
 ) -> Callable[[Callable[..., Any]], OpDef]:
-    """Enter the decorated NumPy reference into the table under its own name (a trailing underscore is dropped)."""
+    """Enter the decorated NumPy reference into the table under its own name."""
 
     def enter(reference: Callable[..., Any]) -> OpDef:
         parameters = inspect.signature(reference).parameters.values()
@@ -137,14 +138,21 @@ def lookup(name: str) -> OpDef:
     return entry
 
 
-_KINDS = {"int": "int", "float": "float", "bool": "bool", "str": "str", "tuple[int, ...]": "ints"}
+_KINDS: Final = {"int": "int", "float": "float", "bool": "bool", "str": "str", "tuple[int, ...]": "ints"}
+_EXPECTED: Final = {
+    "int": "an integer",
+    "float": "a finite number",
+    "bool": "true or false",
+    "str": "a string",
+    "ints": "a list of integers",
+}
 
 
 def _coerce(op_name: str, key: str, value: object, kind: str) -> Attr:
     match kind:
         case "int" if isinstance(value, int) and not isinstance(value, bool):
             return value
-        case "float" if isinstance(value, (int, float)) and not isinstance(value, bool):
+        case "float" if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
         case "bool" if isinstance(value, bool):
             return value
@@ -156,4 +164,4 @@ def _coerce(op_name: str, key: str, value: object, kind: str) -> Attr:
                 return items  # type: ignore[return-value]
         case _:
             pass
-    raise VerifyError(f"{op_name}: attribute {key}; expected {kind}, got {value!r}")
+    raise VerifyError(f"{op_name}: attribute {key}; expected {_EXPECTED[kind]}, got {value!r}")

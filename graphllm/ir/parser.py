@@ -3,13 +3,17 @@
     module    = { weight | state | function }
     weight    = "weight" @name ":" type [ "from" string ] [ "=" op ]
     state     = "state" @name ":" type
-    function  = "func" @name "(" [ %name ":" type { "," … } ] ")" [ "consecutive" ] [ "arena" int ] "{" { statement } return "}"
-    statement = %name { "," %name } "=" op ":" placed { "," placed } [ scratch ] | kernel
+    function  = "func" @name "(" [ %name ":" type { "," … } ] ")" [ "consecutive" ] [ "arena" int ]
+                "{" { statement | kernel } return "}"
+    statement = %name { "," %name } "=" op ":" placed { "," placed } [ scratch ]
     kernel    = "kernel" string "(" [ ref { "," ref } ] ")" "->" %name { "," %name } [ scratch ] "{" { statement } "}"
     op        = name [ ref { "," ref } ] [ "{" name "=" attr { "," … } "}" ]
-    placed    = type [ "in" "arena+"int ]          scratch = "scratch" "arena+"int":"int
+    placed    = type [ "in" "arena+"int ]
+    scratch   = "scratch" "arena+"int ":" int
     return    = "return" [ ref | @state "=" ref { "," … } ]
-    type      = dtype "[" [ int { "," int } ] "]"  ref = %name | @name     attr = int | float | true | false | string | "[" ints "]"
+    type      = dtype "[" [ int { "," int } ] "]"
+    ref       = %name | @name
+    attr      = int | float | true | false | string | "[" [ int { "," int } ] "]"
 
 Comments run from ``//`` to the end of the line.
 """
@@ -18,31 +22,30 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 
 from graphllm.errors import GraphLLMError, ParseError
 from graphllm.ir.builder import kernel
-from graphllm.ir.core import Attr, Function, Module, Operation, RowOrder, State, Value, Weight
+from graphllm.ir.core import Attr, Attrs, Function, Module, Operation, RowOrder, State, Value, Weight
 from graphllm.ir.opdef import lookup
 from graphllm.ir.types import NUMPY_DTYPES, DType, TensorType
 
 _TOKEN: Final = re.compile(
     r"""(?P<space>(?:\s|//[^\n]*)+)
       | (?P<ref>[%@][A-Za-z0-9_][A-Za-z0-9_.]*)
-      | (?P<place>arena\+\d+)
+      | (?P<place>arena\+[0-9]+)
+      | (?P<type>[A-Za-z_][A-Za-z0-9_]*\[[-0-9,\ ]*\])
       | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
-      | (?P<number>-?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|inf|nan))
+      | (?P<number>-?[0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?)
       | (?P<string>"(?:[^"\\\n]|\\.)*")
-      | (?P<mark>->|[()\[\]{}:,=])""",
+      | (?P<mark>->|[()\[\]{}:,=])
+      | (?P<stray>.)""",
     re.VERBOSE,
 )
+_INTEGER: Final = re.compile(r"-?[0-9]{1,18}")  # fits 64 bits
+_DTYPES: Final[dict[str, DType]] = {dtype: dtype for dtype in NUMPY_DTYPES}
 
-
-class Token(NamedTuple):
-    kind: str
-    text: str
-    at: int
+Application = tuple[str, tuple[Value, ...], Attrs, tuple[TensorType, ...]]  # an op's name, operands, attributes, types
 
 
 def parse_module(text: str, where: str = "<ir>") -> Module:
@@ -53,22 +56,29 @@ def parse_module(text: str, where: str = "<ir>") -> Module:
 class _Parser:
     def __init__(self, text: str, where: str) -> None:
         self.text, self.where = text, where
-        self.tokens: list[Token] = []
-        at = 0
-        while at < len(text):
-            match = _TOKEN.match(text, at)
-            if match is None:
-                self.fail(at, f"unexpected character {text[at]!r}")
+        self.kinds: list[str] = []
+        self.texts: list[str] = []
+        self.starts: list[int] = []
+        for match in _TOKEN.finditer(text):
             kind = match.lastgroup or ""
-            if kind != "space":
-                self.tokens.append(Token(kind, match.group(), at))
-            at = match.end()
-        self.tokens.append(Token("end", "end of text", len(text)))
+            if kind == "space":
+                continue
+            if kind == "stray":
+                self.fail(match.start(), f"unexpected character {match.group()!r}")
+            self.kinds.append(kind)
+            self.texts.append(match.group())
+            self.starts.append(match.start())
+        self.kinds.append("end")
+        self.texts.append("end of text")
+        self.starts.append(len(text))
         self.next = 0
         self.weights: dict[str, Weight] = {}
         self.states: dict[str, State] = {}
         self.scope: dict[str, Value] = {}
         self.defined: set[str] = set()
+        # Layers repeat: each distinct type and each distinct application of an operation is worked out once.
+        self.types: dict[str, TensorType] = {}
+        self.inferred: dict[tuple[str, tuple[int, ...], str], tuple[Attrs, tuple[TensorType, ...]]] = {}
 
     # Tokens
 
@@ -78,52 +88,54 @@ class _Parser:
         source = self.text[start:].split("\n", 1)[0]
         raise ParseError(f"{self.where}:{line}:{at - start + 1}: {message}\n  {source}\n  {' ' * (at - start)}^")
 
-    def fail_here(self, expected: str) -> NoReturn:
-        token = self.tokens[self.next]
-        self.fail(token.at, f"expected {expected}, got {token.text}")
+    def fail_at(self, token: int, message: str) -> NoReturn:
+        self.fail(self.starts[token], message)
 
-    def peek(self, text: str) -> bool:
-        return self.tokens[self.next].text == text
+    def fail_here(self, expected: str) -> NoReturn:
+        self.fail_at(self.next, f"expected {expected}, got {self.texts[self.next]}")
 
     def accept(self, text: str) -> bool:
-        if self.tokens[self.next].text == text and self.tokens[self.next].kind != "string":
+        if self.texts[self.next] == text:
             self.next += 1
             return True
         return False
 
-    def expect(self, text: str) -> Token:
-        token = self.tokens[self.next]
-        if token.text != text or token.kind == "string":
+    def expect(self, text: str) -> None:
+        if self.texts[self.next] != text:
             self.fail_here(f"{text!r}")
         self.next += 1
-        return token
 
-    def take(self, kind: str, expected: str, sigil: str = "") -> Token:
-        token = self.tokens[self.next]
-        if token.kind != kind or not token.text.startswith(sigil):
+    def take(self, kind: str, expected: str) -> str:
+        if self.kinds[self.next] != kind:
             self.fail_here(expected)
         self.next += 1
-        return token
+        return self.texts[self.next - 1]
+
+    def name(self, sigil: str, expected: str) -> str:
+        text = self.texts[self.next]
+        if self.kinds[self.next] != "ref" or text[0] != sigil:
+            self.fail_here(expected)
+        self.next += 1
+        return text[1:]
 
     def integer(self, expected: str = "an integer") -> int:
-        token = self.take("number", expected)
-        if not re.fullmatch(r"-?\d{1,18}", token.text):
-            self.fail(token.at, f"expected {expected}, got {token.text}")
-        return int(token.text)
+        if _INTEGER.fullmatch(self.texts[self.next]) is None:
+            self.fail_here(expected)
+        self.next += 1
+        return int(self.texts[self.next - 1])
 
     def string(self) -> str:
-        token = self.take("string", "a string")
+        text = self.take("string", "a string")
         try:
-            return str(json.loads(token.text))
+            return str(json.loads(text))
         except ValueError:
-            self.fail(token.at, "not a valid string")
+            self.fail_at(self.next - 1, "not a valid string")
 
     # Grammar
 
     def module(self) -> Module:
         functions: dict[str, Function] = {}
-        while self.tokens[self.next].kind != "end":
-            start = self.tokens[self.next]
+        while self.kinds[self.next] != "end":
             if self.accept("weight"):
                 self.weight()
             elif self.accept("state"):
@@ -131,154 +143,158 @@ class _Parser:
                 self.expect(":")
                 self.states[name] = State(name, self.type())
             elif self.accept("func"):
+                at = self.next
                 function = self.function()
                 if function.name in functions:
-                    self.fail(start.at, f"function @{function.name} is defined twice")
+                    self.fail_at(at, f"function @{function.name} is defined twice")
                 functions[function.name] = function
             else:
                 self.fail_here("weight, state or func")
         return Module(self.weights, self.states, functions)
 
     def new_global(self) -> str:
-        token = self.take("ref", "@name", "@")
-        if token.text[1:] in self.weights or token.text[1:] in self.states:
-            self.fail(token.at, f"{token.text} is defined twice")
-        return token.text[1:]
+        name = self.name("@", "@name")
+        if name in self.weights or name in self.states:
+            self.fail_at(self.next - 1, f"@{name} is defined twice")
+        return name
 
     def weight(self) -> None:
         name = self.new_global()
         self.expect(":")
-        at = self.tokens[self.next].at
         type_ = self.type()
         source = self.string() if self.accept("from") else ""
         definition: Operation | None = None
         if self.accept("="):
-            definition = self.operation((Value(name, type_),), at)
-            for operand in definition.operands:
+            at = self.next
+            op, operands, attrs, types = self.application()
+            if types != (type_,):
+                self.fail_at(at, f"{op}: expected {type_}, got {', '.join(map(str, types))}")
+            for operand in operands:
                 if not isinstance(operand, Weight):
-                    self.fail(at, f"the definition of @{name} reads {operand.ref}; expected weights only")
+                    self.fail_at(at, f"the definition of @{name} reads {operand.ref}; expected weights only")
+            definition = Operation(op, operands, attrs, (Value(name, type_),))
         self.weights[name] = Weight(name, type_, None, source, definition)
 
     def function(self) -> Function:
-        name = self.take("ref", "@name", "@").text[1:]
+        name = self.name("@", "@name")
         self.scope, self.defined = {}, set()
         self.expect("(")
         inputs: list[Value] = []
         while not self.accept(")"):
             if inputs:
                 self.expect(",")
-            token = self.take("ref", "%name", "%")
+            at, input_ = self.next, self.name("%", "%name")
             self.expect(":")
-            inputs.append(self.define(token, Value(token.text[1:], self.type())))
+            inputs.append(self.define(at, Value(input_, self.type())))
         rows: RowOrder = "consecutive" if self.accept("consecutive") else "independent"
         arena = self.integer() if self.accept("arena") else None
         self.expect("{")
         ops: list[Operation] = []
         while not self.accept("return"):
-            ops.append(self.statement())
+            ops.append(self.kernel() if self.accept("kernel") else self.statement())
         results: list[Value] = []
         updates: list[tuple[State, Value]] = []
         while not self.accept("}"):
             if results or updates:
                 self.expect(",")
-            value = self.ref()
-            if self.accept("="):
-                if not isinstance(value, State):
-                    self.fail(self.tokens[self.next - 2].at, f"expected a state before '=', got {value.ref}")
+            at, value = self.next, self.ref()
+            if not self.accept("="):
+                results.append(value)
+            elif isinstance(value, State):
                 updates.append((value, self.ref()))
             else:
-                results.append(value)
+                self.fail_at(at, f"expected a state before '=', got {value.ref}")
         return Function(name, tuple(inputs), tuple(ops), tuple(results), tuple(updates), rows, arena)
 
     def statement(self) -> Operation:
-        if self.accept("kernel"):
-            return self.kernel()
-        tokens = [self.take("ref", "an operation, a kernel or return", "%")]
+        first = self.next
+        names = [self.name("%", "an operation, a kernel or return")]
         while self.accept(","):
-            tokens.append(self.take("ref", "%name", "%"))
+            names.append(self.name("%", "%name"))
         self.expect("=")
-        at = self.tokens[self.next].at
-        op = self.operation(None, at)
+        at = self.next
+        op, operands, attrs, types = self.application()
         self.expect(":")
-        types = [self.placed()]
+        given = [self.placed()]
         while self.accept(","):
-            types.append(self.placed())
-        if len(tokens) != len(types) or len(types) != len(op.results):
-            self.fail(
-                at, f"{op.name}: expected {len(op.results)} results and types, got {len(tokens)} and {len(types)}"
-            )
+            given.append(self.placed())
+        if not len(names) == len(given) == len(types):
+            self.fail_at(at, f"{op}: expected {len(types)} results and types, got {len(names)} and {len(given)}")
         results: list[Value] = []
-        for token, (type_, arena), inferred in zip(tokens, types, op.results, strict=True):
-            if type_ != inferred.type:
-                self.fail(at, f"{op.name}: result {token.text}; expected {inferred.type}, got {type_}")
-            results.append(self.define(token, Value(token.text[1:], type_, arena)))
-        return replace(op, results=tuple(results), scratch=self.scratch())
+        for i, (name, (type_, arena), inferred) in enumerate(zip(names, given, types, strict=True)):
+            if type_ != inferred:
+                self.fail_at(at, f"{op}: result %{name}; expected {inferred}, got {type_}")
+            results.append(self.define(first + 2 * i, Value(name, type_, arena)))
+        return Operation(op, operands, attrs, tuple(results), scratch=self.scratch())
 
     def kernel(self) -> Operation:
         template = self.string()
-        at = self.expect("(").at
+        at = self.next
+        self.expect("(")
         operands: list[Value] = []
         while not self.accept(")"):
             if operands:
                 self.expect(",")
             operands.append(self.ref())
         self.expect("->")
-        names = [self.take("ref", "%name", "%")]
+        first = self.next
+        names = [self.name("%", "%name")]
         while self.accept(","):
-            names.append(self.take("ref", "%name", "%"))
+            names.append(self.name("%", "%name"))
         scratch = self.scratch()
         self.expect("{")
-        outer = dict(self.scope)
         body: list[Operation] = []
         while not self.accept("}"):
-            if self.peek("kernel"):
+            if self.texts[self.next] == "kernel":
                 self.fail_here("an operation (kernels do not nest)")
             body.append(self.statement())
+        inner = {v.name: v for op in body for v in op.results}
         results: list[Value] = []
-        for token in names:
-            value = self.scope.get(token.text[1:])
-            if value is None or token.text[1:] in outer:
-                self.fail(token.at, f"the kernel's body does not define {token.text}")
-            results.append(value)
-        self.scope = outer | {v.name: v for v in results}
-        op = kernel(template, body, results)
+        for i, name in enumerate(names):
+            if name not in inner:
+                self.fail_at(first + 2 * i, f"the kernel's body does not define %{name}")
+            results.append(inner.pop(name))
+        for name in inner:  # seen by nobody outside
+            del self.scope[name]
+        op = kernel(template, body, results, scratch)
         if op.operands != tuple(operands):
             expected = ", ".join(v.ref for v in op.operands)
-            self.fail(at, f"kernel operands; expected ({expected}) as the body reads them, got others")
-        return replace(op, scratch=scratch)
+            self.fail_at(at, f"kernel operands; expected ({expected}) as the body reads them, got others")
+        return op
 
-    def operation(self, results: tuple[Value, ...] | None, at: int) -> Operation:
-        token = self.take("word", "an operation's name")
+    def application(self) -> Application:
+        at = self.next
+        name = self.take("word", "an operation's name")
         operands: list[Value] = []
-        if self.tokens[self.next].kind == "ref":
+        if self.kinds[self.next] == "ref":
             operands.append(self.ref())
             while self.accept(","):
                 operands.append(self.ref())
-        attrs: dict[str, Attr] = {}
+        start, attrs = self.starts[self.next], dict[str, Attr]()
         if self.accept("{"):
             while not self.accept("}"):
                 if attrs:
                     self.expect(",")
-                key = self.take("word", "an attribute's name").text
+                key = self.take("word", "an attribute's name")
+                if key in attrs:
+                    self.fail_at(self.next - 1, f"attribute {key} is given twice")
                 self.expect("=")
                 attrs[key] = self.attr()
-        try:
-            entry = lookup(token.text)
-            complete = entry.complete(attrs)
-            types = entry.result_types(tuple(v.type for v in operands), complete)
-        except ParseError:
-            raise
-        except GraphLLMError as error:
-            self.fail(token.at, str(error))
-        if results is None:
-            results = tuple(Value("", t) for t in types)
-        elif types != tuple(v.type for v in results):
-            self.fail(at, f"{token.text}: expected {', '.join(map(str, types))}, got {results[0].type}")
-        return Operation(token.text, tuple(operands), complete, results)
+        spelled = (name, tuple(id(v.type) for v in operands), self.text[start : self.starts[self.next]])
+        if (known := self.inferred.get(spelled)) is None:
+            try:
+                entry = lookup(name)
+                complete = entry.complete(attrs)
+                known = complete, entry.result_types(tuple(v.type for v in operands), complete)
+            except GraphLLMError as error:
+                self.fail_at(at, str(error))
+            self.inferred[spelled] = known
+        complete, types = known
+        return name, tuple(operands), complete, types
 
     def attr(self) -> Attr:
-        token = self.tokens[self.next]
-        if token.kind == "string":
+        kind, text = self.kinds[self.next], self.texts[self.next]
+        if kind == "string":
             return self.string()
         if self.accept("true"):
             return True
@@ -291,49 +307,54 @@ class _Parser:
                     self.expect(",")
                 items.append(self.integer())
             return tuple(items)
-        token = self.take("number", "an attribute's value")
-        return int(token.text) if re.fullmatch(r"-?\d{1,18}", token.text) else float(token.text)
+        self.take("number", "an attribute's value")
+        return int(text) if _INTEGER.fullmatch(text) else float(text)
 
-    def define(self, token: Token, value: Value) -> Value:
+    def define(self, at: int, value: Value) -> Value:
         if value.name in self.defined:
-            self.fail(token.at, f"{token.text} is defined twice")
+            self.fail_at(at, f"%{value.name} is defined twice")
         self.defined.add(value.name)
         self.scope[value.name] = value
         return value
 
     def ref(self) -> Value:
-        token = self.take("ref", "%name or @name")
-        name = token.text[1:]
-        found = self.scope.get(name) if token.text[0] == "%" else self.weights.get(name) or self.states.get(name)
+        text = self.take("ref", "%name or @name")
+        name = text[1:]
+        found = self.scope.get(name) if text[0] == "%" else self.weights.get(name) or self.states.get(name)
         if found is None:
-            self.fail(token.at, f"{token.text} is not defined here")
+            self.fail_at(self.next - 1, f"{text} is not defined here")
         return found
 
     def placed(self) -> tuple[TensorType, int | None]:
         type_ = self.type()
-        if not self.accept("in"):
-            return type_, None
-        return type_, int(self.take("place", "arena+offset").text[6:])
+        return type_, self.place() if self.accept("in") else None
+
+    def place(self) -> int:
+        text = self.take("place", "arena+offset")
+        offset = text.removeprefix("arena+")
+        if _INTEGER.fullmatch(offset) is None:
+            self.fail_at(self.next - 1, f"expected an offset of at most 18 digits, got {text}")
+        return int(offset)
 
     def scratch(self) -> tuple[int, int] | None:
         if not self.accept("scratch"):
             return None
-        offset = int(self.take("place", "arena+offset").text[6:])
+        offset = self.place()
         self.expect(":")
         return offset, self.integer()
 
     def type(self) -> TensorType:
-        token = self.take("word", "a type such as f32[1,64]")
-        if token.text not in NUMPY_DTYPES:
-            self.fail(token.at, f"unknown dtype {token.text}; expected one of {' '.join(NUMPY_DTYPES)}")
-        dtype: DType = token.text  # type: ignore[assignment]  # checked above
-        self.expect("[")
-        shape: list[int] = []
-        while not self.accept("]"):
-            if shape:
-                self.expect(",")
-            at = self.tokens[self.next].at
-            shape.append(self.integer("a size"))
-            if shape[-1] <= 0:
-                self.fail(at, f"expected a positive size, got {shape[-1]}")
-        return TensorType(dtype, tuple(shape))
+        text = self.take("type", "a type such as f32[1,64]")
+        known = self.types.get(text)
+        if known is None:
+            word, _, sizes = text[:-1].partition("[")
+            dtype = _DTYPES.get(word)
+            if dtype is None:
+                self.fail_at(self.next - 1, f"unknown dtype {word}; expected one of {' '.join(NUMPY_DTYPES)}")
+            shape: list[int] = []
+            for size in sizes.split(",") if sizes.strip() else ():
+                if _INTEGER.fullmatch(size.strip()) is None or int(size) <= 0:
+                    self.fail_at(self.next - 1, f"expected positive sizes, got {text}")
+                shape.append(int(size))
+            known = self.types[text] = TensorType(dtype, tuple(shape))
+        return known

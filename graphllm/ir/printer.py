@@ -41,7 +41,7 @@ def print_operation(op: Operation, indent: str = "  ") -> list[str]:
     if op.body is None:
         types = ", ".join(map(_type_and_place, op.results))
         return [f"{indent}{results} = {op.name}{' ' + operands if operands else ''}{_attrs(op)} : {types}{scratch}"]
-    lines = [f'{indent}kernel "{op.template}" ({operands}) -> {results}{scratch} {{']
+    lines = [f"{indent}kernel {json.dumps(op.template)} ({operands}) -> {results}{scratch} {{"]
     for inner in op.body.ops:
         lines += print_operation(inner, indent + "  ")
     lines.append(f"{indent}}}")

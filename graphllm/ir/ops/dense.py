@@ -14,6 +14,11 @@ from graphllm.ir.types import TensorType
 Array = NDArray[Any]
 
 
+def summable(x: Array) -> Array:
+    """Narrow floats in float64: a sum of them is exact until it is rounded, once, to their type."""
+    return x.astype(np.float64) if x.dtype.itemsize == 2 else x
+
+
 def _embed_type(ids: TensorType, table: TensorType) -> TensorType:
     is_i32("embed", "ids", ids)
     rank("embed", "ids", ids, 1)
@@ -40,7 +45,8 @@ def _rmsnorm_type(x: TensorType, weight: TensorType, *, eps: float) -> TensorTyp
 @op(infer=_rmsnorm_type, cost=lambda t, a: 4 * t[0].numel, reuses=(0,))
 def rmsnorm(x: Array, weight: Array, *, eps: float) -> Array:
     """``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension (Zhang and Sennrich 2019, arXiv:1910.07467)."""
-    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True, dtype=x.dtype) + x.dtype.type(eps)) * weight
+    a = summable(x)
+    return (a / np.sqrt(np.mean(a * a, axis=-1, keepdims=True) + a.dtype.type(eps)) * weight).astype(x.dtype)
 
 
 def _linear_type(x: TensorType, w: TensorType) -> TensorType:
@@ -55,10 +61,11 @@ def _linear_type(x: TensorType, w: TensorType) -> TensorType:
 @op(infer=_linear_type, cost=lambda t, a: 2 * t[0].shape[0] * t[1].numel)
 def linear(x: Array, w: Array) -> Array:
     """``x @ w.T``: [T,K] by [N,K] -> [T,N]."""
-    return x @ w.T
+    return (summable(x) @ summable(w).T).astype(x.dtype)
 
 
 def _add_type(a: TensorType, b: TensorType) -> TensorType:
+    is_float("add", "a", a)
     same_dtype("add", a, b)
     that(b.shape in (a.shape, a.shape[-1:]), "add", "b", f"{a.shape} or {a.shape[-1:]}", b)
     return a
@@ -71,6 +78,7 @@ def add(a: Array, b: Array) -> Array:
 
 
 def _mul_type(a: TensorType, b: TensorType) -> TensorType:
+    is_float("mul", "a", a)
     same_dtype("mul", a, b)
     that(b.shape == a.shape, "mul", "b", f"{a.shape}", b)
     return a

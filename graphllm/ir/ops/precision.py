@@ -48,7 +48,7 @@ def round_to_bf16(x: Array) -> Array:
     nan = np.isnan(x)
     if nan.any():
         out[nan] = 0x7FC0
-    return out.view(ml_dtypes.bfloat16)
+    return out.view(ml_dtypes.bfloat16).reshape(x.shape)  # a contiguous scalar has a dimension
 
 
 def _dequantize_type(q: TensorType, scale: TensorType, *, group: int) -> TensorType:

@@ -16,6 +16,10 @@ def rank(op: str, what: str, type: TensorType, n: int) -> None:
     that(len(type.shape) == n, op, what, f"{n} dimension{'s' if n != 1 else ''}", type)
 
 
+def some_dimension(op: str, what: str, type: TensorType) -> None:
+    that(len(type.shape) > 0, op, what, "at least one dimension", type)
+
+
 def is_float(op: str, what: str, type: TensorType) -> None:
     that(type.dtype in FLOATS, op, what, "f32, f16 or bf16", type)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphllm.ir.opdef import op
+from graphllm.ir.ops.dense import summable
 from graphllm.ir.ops.require import is_float, is_i32, rank, same_dtype, that
 from graphllm.ir.types import TensorType
 
@@ -188,9 +189,10 @@ def attention(q: Array, k: Array, v: Array, pos: Array, slot: Array, *, scale: f
         if p < 0:
             continue
         first = max(0, p + 1 - window) if window else 0
-        keys = k[slot[t], :, first : p + 1].astype(q.dtype)  # [K,n,d]
-        values = v[slot[t], :, first : p + 1].astype(q.dtype)
-        scores = q[t].reshape(kv, h // kv, d) @ keys.swapaxes(1, 2) * q.dtype.type(scale)  # [K,H/K,n]
+        row = summable(q[t]).reshape(kv, h // kv, d)
+        keys = k[slot[t], :, first : p + 1].astype(row.dtype)  # [K,n,d]
+        values = v[slot[t], :, first : p + 1].astype(row.dtype)
+        scores = row @ keys.swapaxes(1, 2) * row.dtype.type(scale)  # [K,H/K,n]
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
         out[t] = (scores / scores.sum(axis=-1, keepdims=True) @ values).reshape(h, d)
     return out

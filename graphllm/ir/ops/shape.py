@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphllm.ir.opdef import op
-from graphllm.ir.ops.require import is_i32, rank, that
+from graphllm.ir.ops.require import is_i32, rank, some_dimension, that
 from graphllm.ir.types import TensorType
 
 Array = NDArray[Any]
@@ -28,6 +28,7 @@ def reshape(x: Array, *, shape: tuple[int, ...]) -> Array:
 
 
 def _split_type(x: TensorType, *, sizes: tuple[int, ...]) -> tuple[TensorType, ...]:
+    some_dimension("split", "x", x)
     that(len(sizes) >= 2 and all(n > 0 for n in sizes), "split", "sizes", "two or more positive sizes", list(sizes))
     that(sum(sizes) == x.shape[-1], "split", "sizes", f"a sum of {x.shape[-1]}", list(sizes))
     return tuple(TensorType(x.dtype, (*x.shape[:-1], n)) for n in sizes)
@@ -41,7 +42,9 @@ def split(x: Array, *, sizes: tuple[int, ...]) -> tuple[Array, ...]:
 
 
 def _concat_type(first: TensorType, second: TensorType, *rest: TensorType) -> TensorType:
+    some_dimension("concat", "first", first)
     for x in (second, *rest):
+        some_dimension("concat", "operands", x)
         that(
             x.dtype == first.dtype and x.shape[1:] == first.shape[1:],
             "concat",
