@@ -6,9 +6,10 @@ operation by operation; any other kernel is one instant: all it reads and writes
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from graphllm.ir.core import Function, Operation, State, Value, Weight
+from graphllm.ir.core import Function, Operation, Value
 from graphllm.ir.opdef import lookup
 
 
@@ -37,33 +38,28 @@ class Takeover:
 
 @dataclass(slots=True)
 class Lifetimes:
-    """Blocks in order of their first use, the takeovers their operations allow, and operations with scratch."""
+    """Blocks in order of their first use, the takeovers their operations allow, and when each operation runs."""
 
     blocks: list[Block] = field(default_factory=list[Block])
     takeovers: list[Takeover] = field(default_factory=list[Takeover])
-    scratch: list[tuple[int, int, Operation]] = field(default_factory=list[tuple[int, int, Operation]])
     block_of: dict[int, Block] = field(default_factory=dict[int, Block])  # id(value) -> its block
+    when: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])  # id(operation) -> its times
 
     @staticmethod
-    def of(function: Function, stepwise: bool | None = None) -> Lifetimes:
-        """Lifetimes of a function. ``stepwise`` None: each kernel as its inner values' places say."""
+    def of(function: Function, placed: Callable[[Value], bool] = lambda value: value.arena is not None) -> Lifetimes:
+        """Lifetimes of a function. ``placed``: whether an inner value of a kernel has, or will get, a place."""
         out = Lifetimes()
         at = 0
         for op in function.ops:
             inner = op.body.ops if op.body is not None else (op,)
             handed_out = {id(v) for v in op.results}
-            by_op = stepwise
-            if by_op is None:
-                by_op = any(v.arena is not None for o in inner for v in o.results if id(v) not in handed_out)
-            by_op = by_op or len(inner) == 1
+            by_op = len(inner) == 1 or any(placed(v) for o in inner for v in o.results if id(v) not in handed_out)
             end = at + len(inner) - 1
+            out.when[id(op)] = at, end
             for i, o in enumerate(inner):
                 first, last = (at + i, at + i) if by_op else (at, end)
+                out.when[id(o)] = first, last
                 out._operation(o, first, last, handed_out, in_place=by_op)
-                if o.scratch is not None:
-                    out.scratch.append((first, last, o))
-            if op.body is not None and op.scratch is not None:
-                out.scratch.append((at, end, op))
             at = end + 1
         for value in (*function.results, *(v for _, v in function.updates)):
             if (block := out.block_of.get(id(value))) is not None:
@@ -95,7 +91,13 @@ class Lifetimes:
         for i in entry.reuses:
             source = op.operands[i]
             old = self.block_of.get(id(source))
-            if old is None or isinstance(source, (State, Weight)) or op.result.type.bytes != old.bytes:
+            if old is None or source.type != op.result.type or op.result.type.bytes != old.bytes:
                 continue
-            if source.type == op.result.type:
+            if sum(self.block_of.get(id(v)) is old for v in op.operands) == 1:  # the others must not change meanwhile
                 self.takeovers.append(Takeover(old, self.block_of[id(op.result)], first))
+
+
+def owns_memory(op: Operation) -> bool:
+    """Whether a table operation's results are memory of their own: neither windows nor a state's later value."""
+    entry = lookup(op.name)
+    return entry.views is None and entry.updates is None

@@ -2,8 +2,8 @@
 
 Values whose lifetimes do not overlap share memory; a result takes over its operand's place where the op table allows
 it and nothing reads the operand later. Offsets come from several greedy packings (Pisarchyk and Lee 2020,
-arXiv:2001.03288, and orders of our own), of which the smallest is kept. ``report`` compares it with the lower bound:
-the most bytes alive at any one time.
+arXiv:2001.03288, and orders of our own), of which the smallest is kept. ``arena_bounds`` compares it with the lower
+bound: the most bytes alive at any one time.
 
 before:
     func @f(%x: f32[1,16]) {
@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 
 from graphllm.ir.builder import kernel
 from graphllm.ir.core import Function, Module, Operation, Value
-from graphllm.ir.lifetime import Block, Lifetimes
+from graphllm.ir.lifetime import Block, Lifetimes, owns_memory
 from graphllm.ir.target import Target
 from graphllm.passes.rewrite import map_functions, rebuild, remap
 
@@ -51,19 +51,20 @@ class Interval:
 
 
 def _place(function: Function, target: Target) -> Function:
-    lifetimes = Lifetimes.of(function, stepwise=target.stepwise)
-    virtual = {id(v) for op in function.walk() if target.virtual(op) for v in op.results}
-    placed_blocks = [b for b in lifetimes.blocks if not b.inner or (target.stepwise and id(b.root) not in virtual)]
+    in_arena = {
+        id(v)
+        for op in function.walk()
+        if target.stepwise and owns_memory(op) and not target.virtual(op)
+        for v in op.results
+    }
+    lifetimes = Lifetimes.of(function, lambda value: id(value) in in_arena)
+    placed_blocks = [b for b in lifetimes.blocks if not b.inner or id(b.root) in in_arena]
     intervals, of_block = _intervals(lifetimes, placed_blocks)
-    at = 0
-    scratch: dict[int, Interval] = {}
-    for op in function.ops:
-        inner = op.body.ops if op.body is not None else (op,)
-        for i, o in enumerate(inner):
-            if bytes_ := target.scratch(o):
-                first, last = (at + i, at + i) if target.stepwise else (at, at + len(inner) - 1)
-                scratch[id(o)] = Interval(_aligned(bytes_), first, last)
-        at += len(inner)
+    scratch = {
+        id(op): Interval(_aligned(bytes_), *lifetimes.when[id(op)])
+        for op in function.walk()
+        if (bytes_ := target.scratch(op))
+    }
     arena = pack([*intervals, *scratch.values()])
     offsets = {id(b.root): of_block[id(b)].offset for b in placed_blocks}
     return replace(_rewritten(function, offsets, {k: (i.offset, i.bytes) for k, i in scratch.items()}), arena=arena)
@@ -73,14 +74,14 @@ def _intervals(lifetimes: Lifetimes, blocks: Sequence[Block]) -> tuple[list[Inte
     """One interval for every chain of blocks that take over each other's place."""
     intervals: list[Interval] = []
     of_block: dict[int, Interval] = {}
-    heirs = {id(t.new): t for t in reversed(lifetimes.takeovers)}  # the first operand that may be taken over wins
-    taken: set[int] = set()
+    offers: dict[int, list[Block]] = {}
+    for takeover in lifetimes.takeovers:
+        offers.setdefault(id(takeover.new), []).append(takeover.old)
     for block in blocks:
-        takeover = heirs.get(id(block))
-        if takeover is not None and id(takeover.old) not in taken and id(takeover.old) in of_block:
-            interval = of_block[id(takeover.old)]
+        old = next((b for b in offers.get(id(block), ()) if id(b) in of_block), None)  # the first operand that may
+        if old is not None:
+            interval = of_block[id(old)]
             interval.last = block.last
-            taken.add(id(takeover.old))
         else:
             interval = Interval(_aligned(block.bytes), block.first, block.last)
             intervals.append(interval)
@@ -153,7 +154,7 @@ def arena_bounds(function: Function) -> tuple[int, int]:
     lifetimes = Lifetimes.of(function)
     blocks = [b for b in lifetimes.blocks if b.root.arena is not None]
     intervals, _ = _intervals(lifetimes, blocks)
-    intervals += [Interval(op.scratch[1], a, b) for a, b, op in lifetimes.scratch if op.scratch is not None]
+    intervals += [Interval(op.scratch[1], *lifetimes.when[id(op)]) for op in function.walk() if op.scratch is not None]
     return function.arena or 0, lower_bound(intervals)
 
 
