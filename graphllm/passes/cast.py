@@ -26,7 +26,7 @@ from graphllm.ir.builder import Builder
 from graphllm.ir.core import Function, Module, Operation, Value, Weight
 from graphllm.ir.types import FLOATS, DType
 from graphllm.passes.fold import Lifter
-from graphllm.passes.rewrite import rebuild, remap, with_names_given_back, without_dead
+from graphllm.passes.rewrite import names, rebuild, remap, with_names_given_back, without_dead
 
 
 def cast(module: Module, dtype: DType) -> Module:
@@ -38,9 +38,9 @@ def cast(module: Module, dtype: DType) -> Module:
 
 def _cast(function: Function, dtype: DType, lifter: Lifter) -> Function:
     builder = Builder()
-    builder.reserve(v.name for v in function.inputs)
-    builder.reserve(v.name for op in function.ops for v in op.results)
+    builder.reserve(names(function))
     widened: dict[int, Weight] = {}  # cast(@w) to f32 -> @w
+    gathered: dict[int, Value] = {}  # rows of an embedding in their old type -> the same as now stored
     mapping: dict[int, Value] = {}
 
     def stored(weight: Weight) -> Weight:
@@ -48,8 +48,8 @@ def _cast(function: Function, dtype: DType, lifter: Lifter) -> Function:
 
     def read(value: Value) -> Value:
         weight = value if isinstance(value, Weight) else widened.get(id(value))
-        if weight is None or weight.type.dtype not in FLOATS or weight.type.dtype == dtype:
-            return value
+        if weight is None or value.type.dtype != "f32" or weight.type.dtype == dtype:
+            return value  # an activation, int8 groups, a product in another precision, or as it should be
         new = stored(weight)
         return new if dtype == "f32" else builder.emit("cast", (new,), {"dtype": "f32"}, f"{weight.name}.f32")[0]
 
@@ -59,19 +59,33 @@ def _cast(function: Function, dtype: DType, lifter: Lifter) -> Function:
             widened[id(op.result)] = op.operands[0]
         if op.name == "linear":
             op = replace(op, operands=(op.operands[0], read(op.operands[1])))
-        elif op.name == "embed" and isinstance(table := op.operands[1], Weight) and table.type.dtype in FLOATS:
-            if table.type.dtype != dtype:
-                _embed(builder, op, stored(table), mapping)
-                continue
+        elif op.name == "embed" and _is_to_cast(table := op.operands[1], dtype):
+            assert isinstance(table, Weight)
+            _embed(builder, op, stored(table), mapping, gathered)
+            continue
+        elif op.name == "cast" and id(op.operands[0]) in gathered:  # once, not by way of the old type
+            rows = gathered[id(op.operands[0])]
+            wanted = op.result.type.dtype
+            mapping[id(op.result)] = (
+                rows if rows.type.dtype == wanted else builder.emit("cast", (rows,), op.attrs, op.result.name)[0]
+            )
+            continue
         builder.append(op)
     return with_names_given_back(without_dead(rebuild(function, builder.ops, mapping)), builder.hints)
 
 
-def _embed(builder: Builder, op: Operation, table: Weight, mapping: dict[int, Value]) -> None:
+def _is_to_cast(table: Value, dtype: DType) -> bool:
+    return isinstance(table, Weight) and table.type.dtype in FLOATS and table.type.dtype != dtype
+
+
+def _embed(
+    builder: Builder, op: Operation, table: Weight, mapping: dict[int, Value], gathered: dict[int, Value]
+) -> None:
     """Rows are gathered as stored, then brought to the type they had."""
-    (rows,) = builder.emit("embed", (op.operands[0], table), {}, f"{op.result.name}.stored")
-    (rows,) = builder.emit("cast", (rows,), {"dtype": op.result.type.dtype}, op.result.name)
+    (stored,) = builder.emit("embed", (op.operands[0], table), {}, f"{op.result.name}.stored")
+    (rows,) = builder.emit("cast", (stored,), {"dtype": op.result.type.dtype}, op.result.name)
     mapping[id(op.result)] = rows
+    gathered[id(rows)] = stored
 
 
 def _cast_op(weight: Weight, dtype: DType, name: str) -> Operation:

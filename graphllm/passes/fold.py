@@ -35,6 +35,7 @@ class Lifter:
 
     def __init__(self, module: Module) -> None:
         self.weights = dict(module.weights)
+        self._states = module.states
         self._known: dict[tuple[object, ...], Weight] = {}
         for w in self.weights.values():
             if w.definition is not None:
@@ -51,7 +52,7 @@ class Lifter:
 
     def _unique(self, hint: str) -> str:
         name, n = hint, 0
-        while name in self.weights:
+        while name in self.weights or name in self._states:
             n += 1
             name = f"{hint}_{n}"
         return name

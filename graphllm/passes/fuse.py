@@ -2,7 +2,8 @@
 
 First every anchor takes the producers its template may absorb and nobody else reads, then the consumers; what is left
 becomes a kernel of its own. A kernel stands where its anchor stood, which is legal because it only takes consumers
-whose other operands were made before the anchor. Conversions of weights go with their one reader, or else come first.
+whose other operands were made before the anchor, and nobody past the overwriting of a state he reads. Conversions of
+weights go with their one reader, or else come first.
 
 before, for a target whose template "linear" may lead with rmsnorm and end with add:
     weight @g : f32[6]
@@ -30,16 +31,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import replace
+from heapq import heappop, heappush
 
 from graphllm.ir.builder import kernel
 from graphllm.ir.core import Function, Module, Operation
 from graphllm.ir.target import Target, Template
-from graphllm.passes.rewrite import is_constant, map_functions, outputs
+from graphllm.passes.overwrites import readers_of_overwritten
+from graphllm.passes.rewrite import is_constant, map_functions, outputs, without_dead
 
 
 def fuse(module: Module, target: Target) -> Module:
-    """Every operation of every function in a kernel of the target."""
-    return map_functions(module, lambda f: _Fuser(f, target).run())
+    """Every operation of every function in a kernel of the target; what nothing reads is dropped."""
+    return map_functions(module, lambda f: _Fuser(without_dead(f), target).run())
 
 
 class _Fuser:
@@ -53,10 +56,16 @@ class _Fuser:
                 self.readers[id(v)].add(i)
         for v in outputs(function):
             self.readers[id(v)].add(len(self.ops))  # the return, which no kernel takes in
+        self.overwrites = readers_of_overwritten(self.ops)
+        self.overwritten_by: dict[int, set[int]] = defaultdict(set)  # the same the other way round
+        for i, readers in self.overwrites.items():
+            for r in readers:
+                self.overwritten_by[r].add(i)
         known: set[int] = set()
-        self.constant: set[int] = set()  # indices of operations that follow from weights alone
+        self.constant: set[int] = set()  # indices of operations that follow from weights alone without any anchor
+        leading = {template.anchor for template in target.templates}
         for i, op in enumerate(self.ops):
-            if is_constant(op, known):
+            if op.name not in leading and is_constant(op, known):
                 self.constant.add(i)
                 known.update(id(v) for v in op.results)
         self.group: dict[int, int] = {}  # index of an operation -> index of its anchor
@@ -83,23 +92,37 @@ class _Fuser:
                 if i is None or i in self.group or self.ops[i].name not in template.before:
                     continue
                 read_by = {r for w in self.ops[i].results for r in self.readers[id(w)]}
-                if all(self.group.get(r) == anchor for r in read_by):
+                if all(self.group.get(r) == anchor for r in read_by) and self.may_wait(i, anchor):
                     self.group[i] = anchor
                     pending.append(i)
 
+    def may_wait(self, i: int, anchor: int) -> bool:
+        """Whether operation ``i`` still reads the same states when it runs with the anchor."""
+        return all(self.group.get(w, w) >= anchor for w in self.overwritten_by.get(i, ()))
+
     def take_consumers(self, anchor: int, template: Template) -> None:
-        for i in range(anchor + 1, len(self.ops)):
+        pending = sorted({r for i, a in self.group.items() if a == anchor for r in self.read_by(i)})
+        while pending:
+            i = heappop(pending)
             op = self.ops[i]
             if i in self.group or op.name not in template.after or op.body is not None:
                 continue
             made = [self.made_at.get(id(v), -1) for v in op.operands]
             inside = [self.group.get(m) == anchor for m in made]
-            if any(inside) and all(ok or self.known_before(m, anchor) for ok, m in zip(inside, made, strict=True)):
+            ready = all(ok or self.known_before(m, anchor) for ok, m in zip(inside, made, strict=True))
+            still_read = (self.group.get(r, r) > anchor for r in self.overwrites.get(i, ()))
+            if ready and not any(still_read):
                 self.group[i] = anchor
+                for r in self.read_by(i):
+                    heappush(pending, r)
+
+    def read_by(self, i: int) -> set[int]:
+        """Operations that read what operation ``i`` makes."""
+        return {r for v in self.ops[i].results for r in self.readers[id(v)] if r < len(self.ops)}
 
     def known_before(self, made: int, anchor: int) -> bool:
         """Whether what operation ``made`` gives is there when the anchor's kernel starts."""
-        return made < 0 or made in self.constant or self.group.get(made, made) < anchor
+        return self.group.get(made, made) < anchor or (made in self.constant and made not in self.group)
 
     def join_reader(self, i: int, anchors: dict[int, Template]) -> None:
         """A constant goes into the one kernel that reads it, if its template takes such operations in."""
@@ -115,9 +138,9 @@ class _Fuser:
         for i in range(len(self.ops)):
             members[self.group.get(i, i)].append(i)
         out: list[Operation] = []
-        for i, op in sorted(enumerate(self.ops), key=lambda entry: (entry[0] not in self.constant, entry[0])):
-            if self.group.get(i, i) != i:
-                continue
+        heads = [i for i in range(len(self.ops)) if self.group.get(i, i) == i]
+        for i in sorted(heads, key=lambda i: i not in self.constant):
+            op = self.ops[i]
             if op.body is not None:
                 out.append(op)
                 continue

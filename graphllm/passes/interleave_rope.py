@@ -1,24 +1,45 @@
 """One RoPE layout for every target: interleaved pairs, whatever the checkpoint used.
 
 The rows of a half-split projection (and its bias, and the norm of its heads) are permuted once, at compile time. Every
-score stays what it was: q and k are permuted alike, so their products are the same sums in another order.
+score stays what it was: q and k are permuted alike, so their products are the same sums in another order. So that they
+are, a rope is turned only where nothing but attention ever sees its result, and only together with every other rope
+that meets it there, in whichever function of the module: caches outlive a step.
 
 before:
     weight @wq : f32[8,6]
-    func @f(%x: f32[1,6], %turn: f32[1,2,2]) {
-      %flat = linear %x, @wq : f32[1,8]
-      %q = reshape %flat {shape=[1,2,4]} : f32[1,2,4]
-      %t = rope %q, %turn {pairing="half"} : f32[1,2,4]
-      return %t
+    weight @wk : f32[4,6]
+    state @k : f32[1,1,9,4]
+    state @v : f32[1,1,9,4]
+    func @f(%x: f32[1,6], %turn: f32[1,2,2], %value: f32[1,1,4], %pos: i32[1], %slot: i32[1]) {
+      %q.flat = linear %x, @wq : f32[1,8]
+      %q = reshape %q.flat {shape=[1,2,4]} : f32[1,2,4]
+      %q.turned = rope %q, %turn {pairing="half"} : f32[1,2,4]
+      %k.flat = linear %x, @wk : f32[1,4]
+      %k = reshape %k.flat {shape=[1,1,4]} : f32[1,1,4]
+      %k.turned = rope %k, %turn {pairing="half"} : f32[1,1,4]
+      %keys = kv_write @k, %k.turned, %pos, %slot : f32[1,1,9,4]
+      %values = kv_write @v, %value, %pos, %slot : f32[1,1,9,4]
+      %a = attention %q.turned, %keys, %values, %pos, %slot {scale=0.5} : f32[1,2,4]
+      return %a, @k = %keys, @v = %values
     }
 after:
     weight @wq : f32[8,6]
-    func @f(%x: f32[1,6], %turn: f32[1,2,2]) {
+    weight @wk : f32[4,6]
+    state @k : f32[1,1,9,4]
+    state @v : f32[1,1,9,4]
+    func @f(%x: f32[1,6], %turn: f32[1,2,2], %value: f32[1,1,4], %pos: i32[1], %slot: i32[1]) {
       %wq.interleaved = interleave @wq {heads=2} : f32[8,6]
-      %flat_1 = linear %x, %wq.interleaved : f32[1,8]
-      %q_1 = reshape %flat_1 {shape=[1,2,4]} : f32[1,2,4]
-      %t_1 = rope %q_1, %turn {pairing="interleaved"} : f32[1,2,4]
-      return %t_1
+      %q.flat = linear %x, %wq.interleaved : f32[1,8]
+      %q = reshape %q.flat {shape=[1,2,4]} : f32[1,2,4]
+      %q.turned = rope %q, %turn {pairing="interleaved"} : f32[1,2,4]
+      %wk.interleaved = interleave @wk {heads=1} : f32[4,6]
+      %k.flat = linear %x, %wk.interleaved : f32[1,4]
+      %k = reshape %k.flat {shape=[1,1,4]} : f32[1,1,4]
+      %k.turned = rope %k, %turn {pairing="interleaved"} : f32[1,1,4]
+      %keys = kv_write @k, %k.turned, %pos, %slot : f32[1,1,9,4]
+      %values = kv_write @v, %value, %pos, %slot : f32[1,1,9,4]
+      %a = attention %q.turned, %keys, %values, %pos, %slot {scale=0.5} : f32[1,2,4]
+      return %a, @k = %keys, @v = %values
     }
 """
 
@@ -27,21 +48,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphllm.ir.builder import Builder
-from graphllm.ir.core import Module, Value
+from graphllm.ir.core import Function, Module, State, Value
 from graphllm.passes.pattern import Match
-from graphllm.passes.rewrite import Rule, rewrite
+from graphllm.passes.rewrite import Rule, matches, rewrite
 
 
 def interleave_rope(module: Module) -> Module:
-    """Turn every half-split rope whose projection is in sight into an interleaved one."""
-    return rewrite(module, RULES)
+    """Turn every half-split rope whose projection is in sight and whose company can follow into an interleaved one."""
+    ropes = {
+        id(found.op("rope").result)
+        for function in module.functions.values()
+        for found in matches(function, [Rule(equation, _turned, constant) for equation, constant in _EQUATIONS])
+        if _applies(found)
+    }
+    together = _consistent(module, ropes)
+
+    def build(m: Match, b: Builder) -> Sequence[Value] | None:
+        return _turned(m, b) if id(m.op("rope").result) in together else None
+
+    return rewrite(module, [Rule(equation, build, constant) for equation, constant in _EQUATIONS])
 
 
-def _build(m: Match, b: Builder) -> Sequence[Value] | None:
+def _applies(m: Match) -> bool:
+    """Whether the rope is half-split and its heads are exactly the projection's columns."""
+    rows, columns = m.op("linear").result.type.shape
+    t, heads, d = m.op("reshape").result.type.shape
+    return m.op("rope").attrs["pairing"] == "half" and (t, heads * d) == (rows, columns)
+
+
+def _turned(m: Match, b: Builder) -> Sequence[Value]:
     rope, reshape, linear = m.op("rope"), m.op("reshape"), m.op("linear")
-    t, heads, d = reshape.result.type.shape
-    if rope.attrs["pairing"] != "half" or heads * d != linear.result.type.shape[-1] or t != linear.result.type.shape[0]:
-        return None
+    heads = reshape.result.type.shape[1]
 
     def permuted(value: Value, heads: int) -> Value:
         return b.emit("interleave", (value,), {"heads": heads}, f"{value.name}.interleaved")[0]
@@ -56,16 +93,57 @@ def _build(m: Match, b: Builder) -> Sequence[Value] | None:
     return b.emit("rope", (x, m["turn"]), {"pairing": "interleaved"}, rope.result.name)
 
 
-# The equations leave out what every one of them does: the pairing changes, w' bias' gain' are permuted rows.
-RULES = (
-    Rule("rope(reshape(linear(x, w)), turn) => rope(reshape(linear(x, w')), turn)", _build),
-    Rule("rope(reshape(add(linear(x, w), bias)), turn) => rope(reshape(add(linear(x, w'), bias')), turn)", _build),
-    Rule(
-        "rope(rmsnorm(reshape(linear(x, w)), gain), turn) => rope(rmsnorm(reshape(linear(x, w')), gain'), turn)", _build
+# (equation, what must be constant). They leave out what every one of them does: the pairing changes, and w' bias'
+# gain' are permuted rows.
+_EQUATIONS = (
+    ("rope(reshape(linear(x, w)), turn) => rope(reshape(linear(x, w')), turn)", ("w",)),
+    (
+        "rope(reshape(add(linear(x, w), bias)), turn) => rope(reshape(add(linear(x, w'), bias')), turn)",
+        ("w", "bias"),
     ),
-    Rule(
+    (
+        "rope(rmsnorm(reshape(linear(x, w)), gain), turn) => rope(rmsnorm(reshape(linear(x, w')), gain'), turn)",
+        ("w", "gain"),
+    ),
+    (
         "rope(rmsnorm(reshape(add(linear(x, w), bias)), gain), turn)"
         " => rope(rmsnorm(reshape(add(linear(x, w'), bias')), gain'), turn)",
-        _build,
+        ("w", "bias", "gain"),
     ),
 )
+
+
+def _consistent(module: Module, ropes: set[int]) -> set[int]:
+    """The largest part of ``ropes`` (identities of results) that can be turned without anyone noticing."""
+    meetings: list[tuple[int, str]] = []  # (a query or a key, the cache in which it meets the others)
+    written: set[str] = set()
+    open_: set[int | str] = set()  # seen by more than attention: values by identity, caches by name
+    for function in module.functions.values():
+        cache = _caches(function)
+        for op in function.walk():
+            for i, v in enumerate(op.operands):
+                if (op.name, i) not in (("attention", 0), ("attention", 1), ("kv_write", 0), ("kv_write", 1)):
+                    open_.add(cache.get(id(v), id(v)))
+            if op.name == "kv_write":
+                meetings.append((id(op.operands[1]), cache[id(op.operands[0])]))
+                written.add(cache[id(op.operands[0])])
+            elif op.name == "attention":
+                meetings.append((id(op.operands[0]), cache.get(id(op.operands[1]), "")))
+        open_.update(cache.get(id(v), id(v)) for v in function.results)
+    together = ropes - open_
+    while True:
+        mixed = {name for v, name in meetings if v not in together or name not in written or name in open_}
+        left = together - {v for v, name in meetings if name in mixed}
+        if left == together:
+            return together
+        together = left
+
+
+def _caches(function: Function) -> dict[int, str]:
+    """id(a state or a later value of it) -> the state's name."""
+    out: dict[int, str] = {}
+    for op in function.walk():
+        out.update({id(v): v.name for v in op.operands if isinstance(v, State)})
+        if op.name == "kv_write":
+            out[id(op.result)] = out[id(op.operands[0])]
+    return out

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from graphllm.errors import PassError, VerifyError
-from graphllm.ir.core import Function, Module
+from graphllm.ir.core import Module
 from graphllm.ir.cost import step_bytes
 from graphllm.ir.printer import print_module
 from graphllm.ir.verifier import verify
@@ -98,10 +98,6 @@ def _report(name: str, old: Module, new: Module, milliseconds: float) -> Report:
     )
 
 
-def _shape(module: Module) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
-    """Weights by name and operations by identity, in order."""
-    return tuple(module.weights), tuple(_order(f) for f in module.functions.values())
-
-
-def _order(function: Function) -> tuple[int, ...]:
-    return tuple(id(op) for op in function.ops)
+def _shape(module: Module) -> tuple[object, ...]:
+    """Weights by name, operations by identity, in order, and sizes of arenas."""
+    return tuple(module.weights), [([id(op) for op in f.ops], f.arena) for f in module.functions.values()]

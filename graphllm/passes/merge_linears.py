@@ -23,16 +23,16 @@ after:
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 from graphllm.ir.builder import Builder
 from graphllm.ir.core import Function, Module, Operation, Value, Weight
 from graphllm.passes.rewrite import (
     constants,
+    count_uses,
     is_constant,
     map_functions,
-    outputs,
+    names,
     rebuild,
     remap,
     with_names_given_back,
@@ -49,6 +49,7 @@ def merge_linears(module: Module) -> Module:
 class _Product:
     """``linear(x, w)`` or ``add(linear(x, w), bias)``: what it makes and of what."""
 
+    product: Operation
     end: Operation
     x: Value
     w: Value
@@ -67,18 +68,19 @@ def _merge(function: Function) -> Function:
         else:
             rest.append(op)
 
-    groups: dict[tuple[int, bool, str], list[_Product]] = {}
+    groups: dict[tuple[int, bool], list[_Product]] = {}
     for product in _products(function, constant):
-        key = (id(product.x), product.bias is not None, product.w.type.dtype)
-        groups.setdefault(key, []).append(product)
-    lead = {id(group[0].end): group for group in groups.values() if len(group) > 1}
+        groups.setdefault((id(product.x), product.bias is not None), []).append(product)
+    # the merged product stands where the first one stood: what it reads is there, nobody has asked for results yet
+    variable = {id(op) for op in rest}
+    lead = {id(g[0].product): g for g in groups.values() if len(g) > 1 and id(g[0].product) in variable}
     if not lead:
         return function
-    replaced = {id(p.end) for group in lead.values() for p in group}
+    replaced = {id(op) for group in lead.values() for p in group for op in (p.product, p.end)}
 
     builder = Builder()
-    builder.reserve(v.name for v in function.inputs)
-    builder.reserve(v.name for op in function.ops if id(op) not in replaced for v in op.results)
+    gone = {v.name for op in function.ops if id(op) in replaced for v in op.results}
+    builder.reserve(name for name in names(function) if name not in gone)
     mapping: dict[int, Value] = {}
     for op in early:
         builder.append(op)
@@ -91,17 +93,19 @@ def _merge(function: Function) -> Function:
 
 
 def _products(function: Function, constant: set[int]) -> list[_Product]:
-    uses = Counter(id(v) for op in function.ops for v in op.operands)
-    uses.update(id(v) for v in outputs(function))
-    biased: dict[int, Operation] = {}  # product -> the addition that is its only reader
+    uses = count_uses(function)
+    biased: dict[int, Operation] = {}  # product -> the addition of a bias that is its only reader
     for op in function.ops:
-        if op.name == "add" and uses[id(op.operands[0])] == 1 and _is_constant(op.operands[1], constant):
+        if op.name != "add" or uses[id(op.operands[0])] != 1:
+            continue
+        bias = op.operands[1]
+        if len(bias.type.shape) == 1 and _is_constant(bias, constant):
             biased[id(op.operands[0])] = op
     out: list[_Product] = []
     for op in function.ops:
         if op.name == "linear" and _is_constant(op.operands[1], constant):
             add = biased.get(id(op.result))
-            out.append(_Product(add or op, op.operands[0], op.operands[1], add.operands[1] if add else None))
+            out.append(_Product(op, add or op, op.operands[0], op.operands[1], add.operands[1] if add else None))
     return out
 
 
@@ -125,7 +129,7 @@ def _emit(b: Builder, group: list[_Product], mapping: dict[int, Value]) -> None:
 
 
 def joined_name(names: list[str]) -> str:
-    """``l0.wq.interleaved``, ``l0.wk.interleaved`` -> ``l0.wq_wk``: the scope they share, then what tells them apart."""
+    """``l0.wq.interleaved``, ``l0.wk.interleaved`` -> ``l0.wq_wk``: their common scope, then what tells them apart."""
     scopes = {n.split(".", 1)[0] for n in names if "." in n}
     if len(scopes) != 1 or not all("." in n for n in names):
         return "_".join(names)

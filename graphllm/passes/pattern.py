@@ -60,7 +60,7 @@ def _parse(tokens: list[str]) -> tuple[Pattern, list[str]]:
 
 
 def match(pattern: Pattern, root: Operation, producer: Callable[[Value], Operation | None]) -> Match | None:
-    """Match ``pattern`` at ``root``; ``producer`` gives the operation behind a value, None where it must not be seen."""
+    """Match ``pattern`` at ``root``. ``producer``: the operation behind a value, None where it must not be seen."""
     values: dict[str, Value] = {}
     found: dict[str, list[Operation]] = {}
 

@@ -3,17 +3,18 @@
     Rule("mul(silu(a), b) => swiglu(a, b)", lambda m, b: b.emit("swiglu", (m["a"], m["b"]), {}))
 
 The left side of the title is the pattern. An inner operation of a match must be used nowhere else, unless it only
-reads constants; otherwise the rewrite would compute it twice. Functions are re-emitted, never edited.
+reads constants; otherwise the rewrite would compute it twice. Functions are re-emitted, never edited; kernels are
+left as they are.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from graphllm.errors import PassError
-from graphllm.ir.builder import Builder
+from graphllm.ir.builder import Builder, kernel
 from graphllm.ir.core import Function, Module, Operation, Value, Weight
 from graphllm.passes.pattern import Match, Pattern, match, parse_pattern
 
@@ -22,13 +23,18 @@ Build = Callable[[Match, Builder], Sequence[Value] | None]  # the root's new res
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """An equation and the builder calls of its right side."""
+    """An equation and the builder calls of its right side. ``constant`` variables must follow from weights alone."""
 
     equation: str
     build: Build
+    constant: tuple[str, ...] = ()
 
     def pattern(self) -> Pattern:
         return parse_pattern(self.equation.split("=>")[0])
+
+    def constants_are(self, known: Container[int], found: Match) -> bool:
+        """Whether what the match bound to ``constant`` is a weight or a value in ``known``."""
+        return all(isinstance(v := found[name], Weight) or id(v) in known for name in self.constant)
 
 
 def map_functions(module: Module, change: Callable[[Function], Function]) -> Module:
@@ -52,13 +58,27 @@ def _fixpoint(function: Function, rules: tuple[tuple[Rule, Pattern], ...]) -> Fu
     raise PassError(f"func @{function.name}: rewriting did not settle after {limit} sweeps; two rules undo each other")
 
 
+def matches(function: Function, rules: Sequence[Rule]) -> Iterator[Match]:
+    """What the rules find in a function as it stands, one match at most for each operation."""
+    uses, constant = count_uses(function), constants(function)
+    producers = {id(v): op for op in function.ops for v in op.results}
+    compiled = [(rule, rule.pattern()) for rule in rules]
+
+    def producer(value: Value) -> Operation | None:
+        return producers.get(id(value)) if uses[id(value)] == 1 or id(value) in constant else None
+
+    for op in function.ops:
+        for rule, pattern in compiled:
+            found = match(pattern, op, producer) if op.body is None else None
+            if found is not None and rule.constants_are(constant, found):
+                yield found
+                break
+
+
 def _sweep(function: Function, rules: tuple[tuple[Rule, Pattern], ...]) -> Function | None:
-    uses = Counter(id(v) for op in function.ops for v in op.operands)
-    uses.update(id(v) for v in outputs(function))
-    constant = constants(function)
+    uses, constant = count_uses(function), constants(function)
     builder = Builder()
-    builder.reserve(v.name for v in function.inputs)
-    builder.reserve(v.name for op in function.ops for v in op.results)
+    builder.reserve(names(function))
     mapping: dict[int, Value] = {}
     producers: dict[int, Operation] = {}
     changed = False
@@ -73,7 +93,9 @@ def _sweep(function: Function, rules: tuple[tuple[Rule, Pattern], ...]) -> Funct
 
         for rule, pattern in rules:
             found = match(pattern, op, producer) if op.body is None else None
-            results = rule.build(found, builder) if found is not None else None
+            if found is None or not rule.constants_are(constant, found):
+                continue
+            results = rule.build(found, builder)
             if results is not None:
                 mapping.update({id(old): new for old, new in zip(op.results, results, strict=True)})
                 uses.update({id(new): uses[id(old)] for old, new in zip(op.results, results, strict=True)})
@@ -95,7 +117,7 @@ def with_names_given_back(function: Function, hints: dict[int, str]) -> Function
     Args:
         hints: id(value) -> the name it would have had.
     """
-    taken = {v.name for v in function.inputs} | {v.name for op in function.ops for v in op.results}
+    taken = set(names(function))
     mapping: dict[int, Value] = {}
     ops: list[Operation] = []
     for op in function.ops:
@@ -116,6 +138,19 @@ def outputs(function: Function) -> tuple[Value, ...]:
     return (*function.results, *(v for _, v in function.updates))
 
 
+def names(function: Function) -> Iterator[str]:
+    """Names of all values of a function, those inside kernels included."""
+    yield from (v.name for v in function.inputs)
+    yield from (v.name for op in function.walk() for v in op.results)
+
+
+def count_uses(function: Function) -> Counter[int]:
+    """How often each value is read, by identity; a kernel reads each of its operands once."""
+    uses = Counter(id(v) for op in function.ops for v in op.operands)
+    uses.update(id(v) for v in outputs(function))
+    return uses
+
+
 def constants(function: Function) -> set[int]:
     """Identities of the values that follow from weights alone."""
     out: set[int] = set()
@@ -131,9 +166,11 @@ def is_constant(op: Operation, known: set[int]) -> bool:
 
 
 def remap(op: Operation, mapping: dict[int, Value]) -> Operation:
-    """The operation over the new values; the same object where nothing changed."""
+    """The operation over the new values, a kernel with its body; the same object where nothing changed."""
     if all(id(v) not in mapping for v in op.operands):
         return op
+    if op.body is not None:
+        return kernel(op.template, [remap(o, mapping) for o in op.body.ops], op.body.results, op.scratch)
     return replace(op, operands=tuple(mapping.get(id(v), v) for v in op.operands))
 
 

@@ -26,6 +26,7 @@ from collections import Counter
 from dataclasses import replace
 
 from graphllm.ir.core import Function, Module, Operation
+from graphllm.passes.overwrites import readers_of_overwritten
 from graphllm.passes.rewrite import map_functions, outputs
 
 
@@ -36,7 +37,11 @@ def schedule(module: Module) -> Module:
 
 def _schedule(function: Function) -> Function:
     made_by = {id(v): i for i, op in enumerate(function.ops) for v in op.results}
-    waits = [{made_by[id(v)] for v in op.operands if id(v) in made_by} for op in function.ops]
+    readers = readers_of_overwritten(function.ops)
+    waits = [
+        {made_by[id(v)] for v in op.operands if id(v) in made_by} | readers.get(i, set())
+        for i, op in enumerate(function.ops)
+    ]
     feeds: dict[int, set[int]] = {i: set() for i in range(len(function.ops))}
     for i, wait in enumerate(waits):
         for j in wait:
