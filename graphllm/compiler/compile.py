@@ -13,8 +13,8 @@ from graphllm._version import __version__
 from graphllm.codegen.numpy.generate import generate
 from graphllm.codegen.numpy.target import NUMPY
 from graphllm.compiler.options import Options
-from graphllm.compiler.weights import WeightReader
-from graphllm.errors import TokenizerError
+from graphllm.compiler.weights import Array, WeightReader
+from graphllm.errors import CheckpointError, TokenizerError
 from graphllm.frontends.checkpoint import Checkpoint
 from graphllm.frontends.open import open_checkpoint
 from graphllm.frontends.tokenizer_file import find_tokenizer
@@ -42,15 +42,17 @@ class Compiled:
     optimised: Module
     lowered: Module
     reports: tuple[Report, ...]
+    seen: tuple[tuple[int, ...], ...]  # what the checkpoint's files looked like from outside
 
 
 def compile_checkpoint(path: Path, options: Options, dump: Path | None = None) -> Compiled:
     """Everything but the weights. Raises CheckpointError, PassError."""
     checkpoint = open_checkpoint(path, options.overrides)
+    seen = _looks(checkpoint.files)
     steps = options.steps(checkpoint.config.context)
     traced = trace(checkpoint.config, weights_of(checkpoint), checkpoint.group, steps)
     optimised, lowered, reports = lower(traced, portable(options.dtype), lowering(NUMPY), dump)
-    return Compiled(checkpoint, steps, traced, optimised, lowered, reports)
+    return Compiled(checkpoint, steps, traced, optimised, lowered, reports, seen)
 
 
 def lower(
@@ -85,10 +87,23 @@ def tokenizer_for(path: Path, explicit: Path | None, vocab: int) -> TokenizerDat
 def write(
     out: Path, compiled: Compiled, tokenizer: TokenizerData | None, options: Options, progress: Progress | None = None
 ) -> None:
-    """Write the plan, one tensor at a time, under its final name only when it is complete. Raises PlanError."""
+    """Write the plan, one tensor at a time, under its final name only when it is complete.
+
+    Raises:
+        PlanError: it cannot be written.
+        CheckpointError: the checkpoint's files are not what they were when it was opened.
+    """
     checkpoint, lowered = compiled.checkpoint, compiled.lowered
     stored = lowered.stored_weights()
-    read = WeightReader(lambda w: checkpoint.tensors[w.name].read())
+    evaluate = WeightReader(lambda w: checkpoint.tensors[w.name].read())
+
+    def read(name: str) -> Array:
+        # Asked each time: to read on in a mapped file that has become shorter would end the process.
+        for file, before, now in zip(checkpoint.files, compiled.seen, _looks(checkpoint.files), strict=True):
+            if now != before:
+                raise CheckpointError(f"{file}: changed while it was compiled; compile it again when it is complete")
+        return evaluate(lowered.weights[name])
+
     hashes = _hashes(checkpoint.files, progress)
     write_plan(
         out,
@@ -111,7 +126,7 @@ def write(
         },
         tokenizer=tokenizer,
         weights=[TensorSpec(w.name, w.type.dtype, w.type.shape) for w in stored],
-        read_weight=lambda name: read(lowered.weights[name]),
+        read_weight=read,
         progress=(lambda done, total: progress("writing", done, total)) if progress else None,
     )
 
@@ -126,6 +141,18 @@ def narrow_weights(module: Module, dtypes: tuple[str, ...]) -> frozenset[str]:
         for v in op.operands[:1]
         if isinstance(v, Weight) and v.type.dtype in dtypes and len(v.type.shape) == 2
     )
+
+
+def _looks(files: tuple[Path, ...]) -> tuple[tuple[int, ...], ...]:
+    """Identity, size and time of change of each file; all -1 for one that is gone."""
+    out: list[tuple[int, ...]] = []
+    for file in files:
+        try:
+            s = file.stat()
+            out.append((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns))
+        except OSError:
+            out.append((-1, -1, -1, -1))
+    return tuple(out)
 
 
 def _hashes(files: tuple[Path, ...], progress: Progress | None) -> list[dict[str, Any]]:

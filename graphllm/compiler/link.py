@@ -11,8 +11,11 @@ from typing import Literal
 from graphllm.codegen.kernels.numpy.convert import expanded, tile_rows
 from graphllm.codegen.numpy.generate import generate
 from graphllm.codegen.numpy.target import NUMPY
+from graphllm.compiler.interface import check_interface
 from graphllm.errors import GraphLLMError, PlanError
 from graphllm.ir.core import Module, Operation, Weight
+from graphllm.ir.lifetime import owns_memory
+from graphllm.ir.opdef import OPS
 from graphllm.ir.parser import parse_module
 from graphllm.ir.verifier import verify
 from graphllm.plan.plan_file import PlanFile
@@ -49,8 +52,32 @@ def check_weights(plan: PlanFile, module: Module) -> None:
             raise PlanError(f"{plan.path}: weight {weight.name}: expected {weight.type}, got {spec}")
 
 
+def check_kernels(module: Module, where: str) -> None:
+    """Raise PlanError unless the NumPy generator can write every kernel: a known template, and memory for all of it."""
+    templates = {t.name for t in NUMPY.templates} | set(OPS)
+    for function in module.functions.values():
+        at = f"{where}: func @{function.name}"
+        if function.arena is None:
+            raise PlanError(f"{at}: its memory was not planned; expected arena and a size")
+        for kernel in function.ops:
+            if kernel.body is not None and kernel.template not in templates:
+                raise PlanError(
+                    f"{at}: kernel {kernel.template[:40]!r}: expected one of {', '.join(sorted(templates))}"
+                )
+        for op in function.walk():
+            need, room = NUMPY.scratch(op), op.scratch[1] if op.scratch is not None else 0
+            if room < need or room % 4:
+                raise PlanError(
+                    f"{at}: {op.name} giving {op.results[0].ref}: expected {need} bytes of scratch, got {room}"
+                )
+            if owns_memory(op) and not NUMPY.virtual(op) and any(v.arena is None for v in op.results):
+                raise PlanError(f"{at}: {op.results[0].ref}: expected a place in the arena, it has none")
+
+
 def link_numpy(plan: PlanFile, module: Module, expand: Expand = "auto", *, poison: bool = False) -> NumpyDevice:
-    """The lowered module on the NumPy device."""
+    """The lowered module on the NumPy device. Raises PlanError for one that is no model or that it cannot run."""
+    check_interface(module, str(plan.path))
+    check_kernels(module, str(plan.path))
     check_weights(plan, module)
     conversions = [op for f in module.functions.values() for op in f.walk() if NUMPY.virtual(op)]
     tiled = _tiled(conversions, expand)

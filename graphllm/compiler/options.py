@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from typing import Any
 
+from graphllm.compiler.interface import MAX_CONTEXT, MAX_SLOTS
 from graphllm.errors import GraphLLMError
 from graphllm.frontends.overrides import NO_OVERRIDES, Overrides
 from graphllm.frontends.trace import Steps
 from graphllm.ir.types import DType
 
 DEFAULT_CONTEXT = 4096
-MAX_CONTEXT = 1 << 24  # positions are exact in f32 up to here
-MAX_SLOTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +33,16 @@ class Options:
     overrides: Overrides = field(default=NO_OVERRIDES)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.context <= MAX_CONTEXT:
-            raise GraphLLMError(f"context: {self.context}; expected 1 to {MAX_CONTEXT} positions, or 0 for the default")
-        if not 1 <= self.slots <= MAX_SLOTS:
-            raise GraphLLMError(f"slots: {self.slots}; expected 1 to {MAX_SLOTS}")
+        if not _within(self.context, 0, MAX_CONTEXT):
+            raise GraphLLMError(
+                f"context: {self.context!r}; expected 1 to {MAX_CONTEXT} positions, or 0 for the default"
+            )
+        if not _within(self.slots, 1, MAX_SLOTS):
+            raise GraphLLMError(f"slots: {self.slots!r}; expected 1 to {MAX_SLOTS}")
         if self.kv_dtype not in ("f32", "f16"):
-            raise GraphLLMError(f"kv dtype: {self.kv_dtype}; expected f32 or f16")
+            raise GraphLLMError(f"kv dtype: {self.kv_dtype!r}; expected f32 or f16")
         if self.dtype not in (None, "f32", "f16", "bf16"):
-            raise GraphLLMError(f"dtype: {self.dtype}; expected one of f32 f16 bf16, not {'/'.join(get_args(DType))}")
+            raise GraphLLMError(f"dtype: {self.dtype!r}; expected f32, f16 or bf16, or none to keep the checkpoint's")
 
     def steps(self, model_context: int) -> Steps:
         """What to trace for a model of that context. More than the model's own is allowed where asked for."""
@@ -50,3 +51,7 @@ class Options:
     def as_json(self) -> dict[str, Any]:
         """For the plan's record and for cache keys."""
         return asdict(self)
+
+
+def _within(value: object, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high

@@ -1,4 +1,4 @@
-"""A plan lowered again: for another context or number of sequences than it was compiled for.
+"""A plan lowered again: for another context, number of sequences or cache than it was compiled for.
 
 Only here does running a plan need the frontends and passes. The weights stay what they are: the same passes over the
 same tensors give them the same names.
@@ -6,64 +6,38 @@ same tensors give them the same names.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import Any
-
 from graphllm.codegen.numpy.target import NUMPY
 from graphllm.compiler.compile import lower
 from graphllm.compiler.link import check_weights, module_of
-from graphllm.compiler.options import Options
-from graphllm.errors import PlanError
-from graphllm.frontends.config import ModelConfig, RopeScaling
+from graphllm.compiler.record import config_of, dtype_of, group_of, steps_of
+from graphllm.errors import GraphLLMError, PlanError
+from graphllm.frontends.sizes import tensor_shapes
 from graphllm.frontends.trace import Steps, trace
 from graphllm.ir.core import Module
 from graphllm.passes.pipeline import lowering, portable
 from graphllm.plan.plan_file import PlanFile
 
 
-def traced(plan: PlanFile, context: int | None = None, slots: int | None = None) -> Module:
-    """The module as it was traced, from the plan's own record. Raises PlanError for a record that makes no sense."""
-    steps = steps_of(plan, context, slots)
-    portable_module = module_of(plan, "ir")
-    tensors = {name: w for name, w in portable_module.weights.items() if w.definition is None}
+def traced(plan: PlanFile, steps: Steps | None = None) -> Module:
+    """The module as it was traced, or as it would be for other step sizes, from the plan's own record.
+
+    Raises:
+        PlanError: the record is not of this plan's model.
+    """
+    config, steps = config_of(plan), steps or steps_of(plan)
+    tensors = {name: w for name, w in module_of(plan, "ir").weights.items() if w.definition is None}
+    missing = [name for name in tensor_shapes(config) if name not in tensors] if config.layers <= len(tensors) else [""]
+    if missing:
+        what = missing[0] or f"those of {config.layers} layers"
+        raise PlanError(f"{plan.path}: its config; expected weights that its IR lacks: {what}")
     try:
-        return trace(config_of(plan), tensors, int(plan.documents["options"].get("group", 0)), steps)
-    except (KeyError, ValueError, TypeError) as error:
-        raise PlanError(f"{plan.path}: its record does not describe its model; {error}") from None
+        return trace(config, tensors, group_of(plan), steps)
+    except GraphLLMError as error:
+        raise PlanError(f"{plan.path}: its record does not describe its model; {str(error).splitlines()[0]}") from None
 
 
-def relowered(plan: PlanFile, context: int | None = None, slots: int | None = None) -> Module:
-    """The lowered module for another context or number of slots."""
-    try:
-        dtype = plan.documents["options"].get("dtype")
-        _, lowered, _ = lower(traced(plan, context, slots), portable(dtype), lowering(NUMPY))
-    except KeyError as error:
-        raise PlanError(f"{plan.path}: its record lacks {error}") from None
+def relowered(plan: PlanFile, steps: Steps) -> Module:
+    """The lowered module for other step sizes. Raises PlanError like ``traced``."""
+    _, lowered, _ = lower(traced(plan, steps), portable(dtype_of(plan)), lowering(NUMPY))
     check_weights(plan, lowered)
     return lowered
-
-
-def steps_of(plan: PlanFile, context: int | None = None, slots: int | None = None) -> Steps:
-    """The step sizes the plan was traced for, with another context or number of slots."""
-    try:
-        record: dict[str, Any] = dict(plan.documents["options"]["steps"])
-        record["prefill"] = tuple(record["prefill"])
-        steps = Steps(**record)
-    except (KeyError, TypeError) as error:
-        raise PlanError(f"{plan.path}: its record of step sizes cannot be read; {error}") from None
-    steps = replace(steps, context=context or steps.context, slots=slots or steps.slots)
-    Options(steps.context, steps.slots, steps.kv_dtype)  # refuses what cannot be
-    return steps
-
-
-def config_of(plan: PlanFile) -> ModelConfig:
-    """The model's config from the plan's record."""
-    try:
-        record: dict[str, Any] = dict(plan.documents["config"])
-        record["rope_scaling"] = RopeScaling(**record["rope_scaling"])
-        for name in ("windows", "eos_ids"):
-            record[name] = tuple(record[name])
-        known = {f.name for f in fields(ModelConfig)}
-        return ModelConfig(**{k: v for k, v in record.items() if k in known})
-    except (KeyError, TypeError) as error:
-        raise PlanError(f"{plan.path}: its config cannot be read; {error}") from None

@@ -35,9 +35,9 @@ class WeightReader:
     def _evaluate(self, weight: Weight) -> Array:
         if weight.definition is None:
             array = self._source(weight)
-            base: object = array.base
+            base = cast(object, array.base)
             while isinstance(base, np.ndarray):
-                base = cast(Array, base).base
+                base = cast(object, cast(Array, base).base)
             if isinstance(base, mmap.mmap):
                 self._maps[id(base)] = base
             return array

@@ -1,0 +1,107 @@
+"""What a plan says of itself in words other than IR: its model's config and the step sizes it was traced for.
+
+A plan is lowered again from this record, so every field is held against its declared type and range: the file may have
+been written by anyone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, replace
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+
+from graphllm.compiler.interface import MAX_CONTEXT, MAX_SLOTS
+from graphllm.errors import PlanError
+from graphllm.frontends.config import ModelConfig, RopeScaling
+from graphllm.frontends.sizes import check_sizes
+from graphllm.frontends.trace import Steps
+from graphllm.plan.plan_file import PlanFile
+
+_MOST_STEPS = 16  # prefill functions; each is traced and lowered
+
+
+def steps_of(
+    plan: PlanFile, context: int | None = None, slots: int | None = None, kv_dtype: str | None = None
+) -> Steps:
+    """The step sizes the plan was traced for, with another context, number of slots or cache. Raises PlanError."""
+    where = f"{plan.path}: its record of step sizes"
+    steps = _read(Steps, _document(plan, "options").get("steps"), where)
+    if len(steps.prefill) > _MOST_STEPS or not all(0 < t <= MAX_CONTEXT for t in (*steps.prefill, steps.score)):
+        raise PlanError(f"{where}: prefill {steps.prefill[:4]}, score {steps.score}; expected a few, and positive ones")
+    asked = {k: v for k, v in (("context", context), ("slots", slots), ("kv_dtype", kv_dtype)) if v}
+    steps = replace(steps, **asked)
+    if not 0 < steps.context <= MAX_CONTEXT or not 0 < steps.slots <= MAX_SLOTS or steps.kv_dtype not in ("f32", "f16"):
+        raise PlanError(
+            f"{plan.path}: context {steps.context}, slots {steps.slots}, cache {steps.kv_dtype}; "
+            f"expected 1 to {MAX_CONTEXT}, 1 to {MAX_SLOTS}, f32 or f16"
+        )
+    return steps
+
+
+def config_of(plan: PlanFile) -> ModelConfig:
+    """The model's config. Raises PlanError, or CheckpointError for sizes that no model has."""
+    where = f"{plan.path}: its config"
+    config = _read(ModelConfig, _document(plan, "config"), where)
+    check_sizes(config, where)
+    if config.windows and len(config.windows) != config.layers:
+        raise PlanError(f"{where}: {len(config.windows)} windows; expected one for each of {config.layers} layers")
+    return config
+
+
+def group_of(plan: PlanFile) -> int:
+    """The size of the checkpoint's int8 groups, 0 where it has none."""
+    group = _document(plan, "options").get("group", 0)
+    if type(group) is not int or not 0 <= group < 2**31:
+        raise PlanError(f"{plan.path}: its record of options: group; expected a whole number, got {_shown(group)}")
+    return group
+
+
+def dtype_of(plan: PlanFile) -> Any:
+    """The dtype its matrices were rounded to, None where they are the checkpoint's."""
+    dtype = _document(plan, "options").get("dtype")
+    if dtype not in (None, "f32", "f16", "bf16"):
+        raise PlanError(f"{plan.path}: its record of options: dtype; expected f32, f16, bf16 or null")
+    return dtype
+
+
+def _document(plan: PlanFile, name: str) -> Mapping[str, Any]:
+    document = plan.documents.get(name)
+    if document is None:
+        raise PlanError(f"{plan.path}: document {name}: not in this plan; compile the checkpoint again")
+    return document
+
+
+def _read(cls: type[Any], record: object, where: str) -> Any:
+    """An instance of a frozen dataclass from JSON, every field of its declared type."""
+    if not isinstance(record, dict):
+        raise PlanError(f"{where}: expected an object, got {_shown(record)}")
+    hints, values = get_type_hints(cls), dict[str, Any]()
+    for field in fields(cls):
+        if field.name in record:
+            values[field.name] = _typed(hints[field.name], record[field.name], f"{where}: {field.name}")
+        elif field.default is MISSING:
+            raise PlanError(f"{where}: lacks {field.name}")
+    return cls(**values)
+
+
+def _typed(kind: Any, value: Any, where: str) -> Any:
+    if kind is RopeScaling:
+        return _read(RopeScaling, value, where)
+    if kind is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    if kind in (int, bool, str) and type(value) is kind:
+        return value
+    if get_origin(kind) is Literal and isinstance(value, str) and value in get_args(kind):
+        return value
+    if kind == int | None and (value is None or type(value) is int):
+        return value
+    if get_origin(kind) is tuple and isinstance(value, list):
+        items = cast("list[object]", value)
+        if all(type(item) is int for item in items):
+            return tuple(items)
+    raise PlanError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {_shown(cast(object, value))}")
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:40]
