@@ -30,11 +30,12 @@ def row_scratch(q: tuple[int, ...], cache: tuple[int, ...], narrow: bool) -> Sha
 
 
 def block_scratch(q: tuple[int, ...], cache: tuple[int, ...]) -> Shapes:
-    """f32 working arrays of ``bind_block``: scaled q, products, one number a row, scores, one head's K and V."""
+    """f32 working arrays of ``bind_block``: a group's scaled q, its products, a number a row, scores, a head's K and V."""
     t, h, d = q
     _, k, s, _ = cache
     rows = min(ROW_BLOCK, t)
-    return ((rows, d), (rows, d), (h // k * rows,), (h // k * rows * s,), (s, d), (s, d))
+    group = h // k * rows
+    return ((group, d), (group, d), (group,), (group * s,), (s, d), (s, d))
 
 
 def scratch_floats(q: tuple[int, ...], cache: tuple[int, ...], narrow: bool) -> int:
@@ -115,7 +116,7 @@ def bind_block(
     _, k, s_max, _ = keys.shape
     g = h // k
     scaled, product, total, scores, staged_k, staged_v = _carve(scratch, block_scratch(q.shape, keys.shape))
-    step = len(scaled)
+    step = len(scaled) // g
     above = np.triu(np.full((step, step), -np.inf, np.float32), 1)  # a row does not see the rows after it
 
     def run(start: int, live: int, slot: int) -> None:
@@ -130,10 +131,11 @@ def bind_block(
                 n = min(step, t - r)
                 lo = max(base, start + r + 1 - window) if window else base
                 hi = min(stop, start + r + n)
-                s = scores[: g * n * (hi - lo)].reshape(g, n, hi - lo)
-                for i in range(g):
-                    multiply(q[r : r + n, head * g + i], scale, out=scaled[:n])
-                    matmul(scaled[:n], staged_k[lo - base : hi - base].T, out=s[i])  # [n,d] @ [d,hi-lo]
+                group = scaled[: g * n].reshape(g, n, -1)  # the heads of a group together: one product of g*n rows
+                multiply(q[r : r + n, head * g : (head + 1) * g].swapaxes(0, 1), scale, out=group)
+                flat = scores[: g * n * (hi - lo)].reshape(g * n, hi - lo)
+                matmul(scaled[: g * n], staged_k[lo - base : hi - base].T, out=flat)  # [g*n,d] @ [d,hi-lo]
+                s = flat.reshape(g, n, hi - lo)
                 own = start + r - lo  # column of the block's first row
                 add(s[:, :, own:], above[:n, : hi - lo - own], out=s[:, :, own:])
                 if window:
@@ -144,9 +146,9 @@ def bind_block(
                 subtract(s, sums, out=s)
                 exp(s, out=s)
                 add.reduce(s, axis=-1, keepdims=True, out=sums)
-                for i in range(g):
-                    matmul(s[i], staged_v[lo - base : hi - base], out=product[:n])  # [n,hi-lo] @ [hi-lo,d]
-                    divide(product[:n], sums[i], out=out[r : r + n, head * g + i])
+                matmul(flat, staged_v[lo - base : hi - base], out=product[: g * n])  # [g*n,hi-lo] @ [hi-lo,d]
+                mixed = product[: g * n].reshape(g, n, -1)
+                divide(mixed, sums, out=out[r : r + n, head * g : (head + 1) * g].swapaxes(0, 1))
         out[live:] = 0
 
     return run
