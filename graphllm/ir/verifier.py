@@ -26,23 +26,23 @@ def verify(module: Module) -> None:
     """Raise VerifyError, naming function and operation, at the first broken rule."""
     earlier: dict[str, Weight] = {}
     for name, weight in module.weights.items():
-        _global(f"weight @{name}", name, weight)
+        _global("weights", name, weight)
         if weight.definition is not None:
             _definition(weight, weight.definition, earlier)
         earlier[name] = weight
     for name, state in module.states.items():
-        _global(f"state @{name}", name, state)
+        _global("states", name, state)
         if name in module.weights:
             raise VerifyError(f"state @{name}: a weight has that name; expected one of its own")
     for name, function in module.functions.items():
         if function.name != name or _NAME.fullmatch(name) is None:
-            raise VerifyError(f"func @{name}: is called {function.name}; expected its key, a name of A-Z a-z 0-9 _ .")
+            raise VerifyError(f"functions: {name!r} is called {function.name!r}; expected its key, of A-Z a-z 0-9 _ .")
         _Checker(module, function).check()
 
 
 def _global(where: str, name: str, value: Value) -> None:
     if value.name != name:
-        raise VerifyError(f"{where}: is called {value.name}; expected its key")
+        raise VerifyError(f"{where}: {name!r} is called {value.name!r}; expected its key")
     _declared(where, value)
 
 

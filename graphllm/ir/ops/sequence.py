@@ -93,7 +93,7 @@ def _rotation_type(pos: TensorType, freqs: TensorType, *, scale: float) -> Tenso
     is_i32("rotation", "pos", pos)
     rank("rotation", "pos", pos, 1)
     rank("rotation", "freqs", freqs, 1)
-    is_float("rotation", "freqs", freqs)
+    that(freqs.dtype == "f32", "rotation", "freqs", "f32", freqs)
     that(math.isfinite(scale) and scale > 0, "rotation", "scale", "a positive number", scale)
     return TensorType("f32", (pos.shape[0], freqs.shape[0], 2))
 
