@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-
-import numpy as np
-from numpy.typing import NDArray
+from math import lcm
+from numbers import Integral
 
 from graphllm.errors import RunError
 from graphllm.ir.core import Module
 from graphllm.runtime.device import Device, Logits, Row
+from graphllm.runtime.steps import check_steps
 
 CALL_ROWS = 12
 
@@ -22,10 +22,12 @@ CALL_ROWS = 12
 class Engine:
     """Slots 0 … B-1 of a device, each a sequence of at most ``context`` positions.
 
-    Logits are views of the device's memory, good until the next call.
+    Logits are views of the device's memory, good until the next call. Raises PlanError for a module whose functions are
+    not the steps of a language model.
     """
 
     def __init__(self, device: Device, module: Module) -> None:
+        check_steps(module)
         self.device = device
         self.vocab = module.functions["decode"].results[0].type.shape[-1]
         state = next(iter(module.states.values())).type.shape
@@ -47,8 +49,7 @@ class Engine:
         self.check(tokens, slot)
         at = 0
         logits: Logits | None = None
-        for size in self._chunks(len(tokens), chunk):
-            live = min(size, len(tokens) - at, chunk or size)
+        for size, live in self._calls(len(tokens), chunk):
             part = tokens[at : at + live]
             start = self.lengths[slot]
             if size == 1:
@@ -100,13 +101,13 @@ class Engine:
 
     def truncate(self, length: int, slot: int = 0) -> None:
         """Forget all but the first ``length`` tokens of a slot. What the cache holds behind them is never read."""
+        self._check_slot(slot)
         assert 0 <= length <= self.lengths[slot]
         self.lengths[slot] = length
 
     def check(self, tokens: Sequence[int], slot: int = 0) -> None:
         """Raise RunError unless ``feed`` would take these tokens."""
-        if not 0 <= slot < self.slots:
-            raise RunError(f"slot {slot}: no such slot; this plan has {self.slots}")
+        self._check_slot(slot)
         if len(tokens) == 0:
             raise RunError("prompt: no tokens; expected at least one")
         held, more = self.lengths[slot], len(tokens)
@@ -116,40 +117,43 @@ class Engine:
                 f"context: {more} tokens{before} do not fit in {self.context} positions; shorten the prompt or "
                 "choose a larger --context"
             )
-        bad = next((t for t in tokens if not 0 <= t < self.vocab), None)
+        bad = next((t for t in tokens if not isinstance(t, Integral) or not 0 <= t < self.vocab), None)
         if bad is not None:
-            raise RunError(f"token {bad}: not in the vocabulary; expected 0 to {self.vocab - 1}")
+            raise RunError(f"token {bad!r}: not in the vocabulary; expected 0 to {self.vocab - 1}")
 
-    def _chunks(self, n: int, chunk: int) -> list[int]:
-        """Sizes of the calls that cover ``n`` tokens, at most ``chunk`` live ones in each."""
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < self.slots:
+            raise RunError(f"slot {slot}: no such slot; expected 0 to {self.slots - 1}")
+
+    def _calls(self, n: int, chunk: int) -> Iterator[tuple[int, int]]:
+        """(size, live rows) of the calls that take ``n`` tokens, at most ``chunk`` of them each."""
         sizes = tuple(sorted(self._prefill))
-        if not chunk or chunk >= n:
-            return list(cover(n, sizes))
-        whole, rest = divmod(n, chunk)
-        if not sizes or chunk > sizes[-1]:
-            pieces = [chunk] * whole + [rest] * bool(rest)
-            return [size for piece in pieces for size in cover(piece, sizes)]
-        fitting = 1 if chunk == 1 else next(s for s in sizes if s >= chunk)
-        return [fitting] * (whole + bool(rest))
+        chunk = chunk if 0 < chunk < n else n
+        for left in range(n, 0, -chunk):
+            piece = min(chunk, left)
+            # a piece that one call can hold is one call: those who cut a prompt want their own cuts
+            fitting = next((s for s in (1, *sizes) if s >= chunk), None) if chunk < n else None
+            for size in (fitting,) if fitting is not None else cover(piece, sizes):
+                yield size, min(size, piece)
+                piece -= min(size, piece)
 
 
 @lru_cache(maxsize=4096)
 def cover(n: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
     """The cheapest list of chunk sizes (1 is always there) that together hold ``n`` tokens, largest first."""
-    if not sizes:
-        return (1,) * n
+    sizes = (1, *sizes)
     largest = sizes[-1]
-    whole, rest = divmod(n, largest)
-    cost = np.full(rest + 1, np.inf)
-    cost[0] = 0
-    choice: NDArray[np.int64] = np.zeros(rest + 1, np.int64)
+    # Calls of a smaller size that add up to whole largest ones cost more than those: a cheapest list has fewer.
+    spare = sum(lcm(size, largest) - size for size in sizes[:-1])
+    whole = max(0, (n - spare) // largest)
+    rest = n - whole * largest
+    cost, choice = [0.0], [0]
     for held in range(1, rest + 1):
-        for size in (1, *sizes):
-            total = cost[max(0, held - size)] + CALL_ROWS + size
-            if total < cost[held]:
-                cost[held], choice[held] = total, size
+        best, size = min((cost[max(0, held - size)] + CALL_ROWS + size, -size) for size in sizes)
+        cost.append(best)
+        choice.append(-size)
     tail: list[int] = []
     while rest > 0:
-        tail.append(int(choice[rest]))
+        tail.append(choice[rest])
         rest -= tail[-1]
     return (largest,) * whole + tuple(sorted(tail, reverse=True))

@@ -57,8 +57,7 @@ def generate_tokens(
     Raises:
         RunError: the prompt is empty or does not fit in the context (with both numbers), or ``max_tokens`` < 0.
     """
-    if max_tokens is not None and max_tokens < 0:
-        raise RunError(f"max_tokens: {max_tokens}; expected 0 or more")
+    _check_count(max_tokens)
     started = time.perf_counter()
     logits = engine.feed(prompt, slot)
     progress.prompt_tokens = len(prompt)
@@ -73,11 +72,11 @@ def generate_tokens(
         progress.tokens.append(token)
         history.append(token)
         yield token
+        if len(progress.tokens) == max_tokens:
+            progress.finish = "length"
+            break
         if engine.lengths[slot] >= engine.context:
             progress.finish = "context"
-            break
-        if max_tokens is not None and len(progress.tokens) >= max_tokens:
-            progress.finish = "length"
             break
         logits = engine.step(token, slot)
         progress.decode_seconds = time.perf_counter() - first
@@ -101,6 +100,7 @@ def generate_batch(
     Raises:
         RunError: more prompts than slots, or what ``generate_tokens`` raises.
     """
+    _check_count(max_tokens)
     if len(prompts) > engine.slots:
         raise RunError(f"batch: {len(prompts)} prompts; this plan holds {engine.slots} at once, choose more --slots")
     samplers = [
@@ -140,3 +140,8 @@ def generate_batch(
         progress.prefill_seconds = first - started
         progress.decode_seconds = time.perf_counter() - first
     return out
+
+
+def _check_count(max_tokens: int | None) -> None:
+    if max_tokens is not None and max_tokens < 0:
+        raise RunError(f"max_tokens: {max_tokens}; expected 0 or more")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from graphllm.errors import RunError
+from graphllm.errors import PlanError, RunError
 from graphllm.ir.core import Module
 from graphllm.ir.types import NUMPY_DTYPES
 from graphllm.runtime.device import DeviceMemory, Logits, Row
@@ -101,6 +101,7 @@ class NumpyDevice:
             self._arena.fill(0xFF)
         bound.ids[0] = token
         bound.pos[0] = position
+        bound.slot[0] = slot
         with np.errstate(all="ignore"):
             bound.step(position, slot)
         return bound.logits
@@ -126,6 +127,7 @@ class NumpyDevice:
         bound.ids[live:] = 0
         bound.pos[:live] = np.arange(start, start + live)
         bound.pos[live:] = -1
+        bound.slot.fill(slot)
         if bound.rows is not None:
             bound.rows[0] = live - 1
         with np.errstate(all="ignore"):
@@ -139,8 +141,11 @@ class NumpyDevice:
         if name not in self._bound:
             function = self._module.functions[name]
             inputs = {v.name: np.zeros(v.type.shape, NUMPY_DTYPES[v.type.dtype]) for v in function.inputs}
-            bind = self._namespace[f"bind_{name}"]
-            step, (logits,) = bind(self._view, self._weights, self._states.__getitem__, inputs.__getitem__)
+            bind = self._namespace[f"function_{name}"]
+            try:
+                step, (logits,) = bind(self._view, self._weights, self._states.__getitem__, inputs.__getitem__)
+            except ValueError as error:  # a reshape that would have to copy, a buffer too small for its use
+                raise PlanError(f"func @{name}: does not bind to its memory; {error}") from None
             if name != "decode":
                 logits = logits.reshape(function.results[0].type.shape)
             arrays = (inputs["ids"], inputs["pos"], inputs["slot"], inputs.get("rows"))

@@ -8,7 +8,7 @@ from graphllm.errors import RunError
 
 
 class StopStrings:
-    """Cuts a stream at the first of several strings, which may arrive in pieces."""
+    """Cuts a stream before the string that is complete first, however the text arrives in pieces."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         if not all(stops):
@@ -24,10 +24,10 @@ class StopStrings:
         if self.hit:
             return ""
         text = self._held + text
-        found = [at for s in self._stops if (at := text.find(s)) >= 0]
+        found = [(at + len(s), at) for s in self._stops if (at := text.find(s)) >= 0]
         if found:
             self.hit, self._held = True, ""
-            return text[: min(found)]
+            return text[: min(found)[1]]
         keep = max(_overlap(text, s) for s in self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

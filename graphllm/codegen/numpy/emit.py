@@ -22,6 +22,7 @@ class KernelText:
 
     rows: RowOrder
     count: int  # rows of the step
+    placing: tuple[Value | None, Value | None]  # the step's own positions and slots
     names: dict[int, str]  # id(value) -> variable, for everything that is stored somewhere
     scratch: dict[int, str]  # id(operation) -> variable, a flat f32 array
     tiled: Mapping[int, str]  # id(value) of a weight converted as it is read -> arguments after the output
@@ -66,7 +67,12 @@ def scratch_as(scratch: str, shape: tuple[int, ...]) -> str:
 def held_shape(value: Value) -> tuple[int, ...]:
     """The shape a value is held in."""
     shape = value.type.shape
-    return shape[1:] if shape[0] == 1 and len(shape) > 1 else shape
+    return shape[1:] if len(shape) > 1 and shape[0] == 1 else shape
+
+
+def reads_whole(op: Operation, operand: int) -> bool:
+    """Whether the code wants an operand under its full shape: matrices and caches, whose leading 1 counts."""
+    return operand in {"linear": (1,), "embed": (1,), "kv_write": (0,), "attention": (1, 2)}.get(op.name, ())
 
 
 def emit(op: Operation, text: KernelText) -> None:
@@ -157,7 +163,7 @@ def _dequantize(op: Operation, t: KernelText) -> None:
     q, scale = op.operands
     y, group = t.of(op.result), op.attrs["group"]
     if len(scale.type.shape) == 1:
-        q_flat, y_flat = t.let(f"{t.of(q)}.reshape(-1, {group})"), t.let(f"{y}.reshape(-1, {group}, copy=False)")
+        q_flat, y_flat = (t.let(f"{flat}.reshape(-1, {group}, copy=False)") for flat in (t.of(q), y))
         t.run += [f"copyto({y_flat}, {q_flat})", f"multiply({y_flat}, {t.of(scale)}[:, None], out={y_flat})"]
     else:
         t.run.append(f"scale_groups({t.of(q)}, {t.of(scale)}, {group}, {y})")
@@ -212,6 +218,7 @@ def _rope(op: Operation, t: KernelText) -> None:
 def _kv_write(op: Operation, t: KernelText) -> None:
     cache, x = op.operands[:2]
     c, xs = t.of(cache), t.of(x)
+    _placed_by_the_step(op, t)
     t.names[id(op.result)] = c
     t.placed = True
     if t.count == 1:
@@ -223,8 +230,18 @@ def _kv_write(op: Operation, t: KernelText) -> None:
         t.run += ["for t, position, slot in rows:", f"    {c}[slot, :, position] = {xs}[t]"]
 
 
+def _placed_by_the_step(op: Operation, t: KernelText) -> None:
+    """The code is told once where the rows of a step are: refuse an operation that would put them elsewhere."""
+    for operand, own, name in zip(op.operands[-2:], t.placing, ("pos", "slot"), strict=True):
+        if operand is not own:
+            raise PlanError(
+                f"{op.name} giving {op.results[0].ref}: its {name} is {operand.ref}; expected the input %{name}"
+            )
+
+
 def _attention(op: Operation, t: KernelText) -> None:
     q, k, v = op.operands[:3]
+    _placed_by_the_step(op, t)
     kind = "row" if t.count == 1 else "block" if t.rows == "consecutive" else "rows"
     run = t.let(
         f"bind_{kind}({t.of(q)}, {t.of(k)}, {t.of(v)}, {t.of(op.result)}, {t.scratch[id(op)]}, "
