@@ -44,6 +44,10 @@ def test_a_function_keeps_just_what_it_reads() -> None:
     assert named <= declared, "everything it names is there"
     sources = {v.ref for w in module.weights.values() if w.definition for v in w.definition.operands}
     assert declared <= named | sources, "and nothing else but what weights are computed from"
+    kept = select(module, "decode", None).part.weights
+    computed = [w.definition for w in kept.values() if w.definition is not None]
+    assert any(op.operands for op in computed)
+    assert all(kept[v.name] is v for op in computed for v in op.operands), "a definition's operands stay beside it"
 
 
 def test_no_choice_is_the_whole_module() -> None:
