@@ -63,9 +63,9 @@ class Engine:
 
     def step(self, token: int, slot: int = 0) -> Logits:
         """Append one token and return the logits [V] after it. Raises RunError like ``feed``."""
-        position = self.lengths[slot]
-        if not 0 <= token < self.vocab or position >= self.context:
+        if not (0 <= slot < self.slots and 0 <= token < self.vocab and self.lengths[slot] < self.context):
             self.check((token,), slot)
+        position = self.lengths[slot]
         logits = self.device.row(token, position, slot)
         self.lengths[slot] = position + 1
         return logits
