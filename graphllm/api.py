@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from graphllm.compiler.link import Expand, link_numpy, module_of
 from graphllm.errors import GraphLLMError, PlanError, RunError
 from graphllm.ir.core import Module
-from graphllm.plan.plan_file import PlanFile
+from graphllm.plan.plan_file import PlanFile, is_plan
 from graphllm.runtime.engine import Engine
 from graphllm.runtime.generate import Finish, Progress, generate_batch, generate_tokens
 from graphllm.runtime.sampling import Sampler, SamplerConfig
@@ -119,7 +119,7 @@ def load(
         RunError: the caches do not fit in memory, or an option is for checkpoints only.
         GraphLLMError: the base of these; by itself, an option out of range or a cache folder that cannot be used.
     """
-    source, options = Path(path), _options(context, slots or 1, kv_dtype, dtype, overrides)
+    source = Path(path)
     for name, allowed, given in (("expand", get_args(Expand), expand), ("verify", ("auto", "all", "none"), verify)):
         if given not in allowed:
             raise RunError(f"{name}: {given!r}; expected {', '.join(allowed)}")
@@ -127,8 +127,8 @@ def load(
         if dtype is not None or (overrides is not None and overrides.given()):
             raise RunError(f"{source}: a plan; dtype and overrides are for checkpoints, compile that again with them")
     else:
-        source = _plan_of(source, tokenizer, options, progress)
-        tokenizer = None
+        options = _options(context, slots or 1, kv_dtype, dtype, overrides)
+        source, tokenizer = _plan_of(source, tokenizer, options, progress), None
     file = PlanFile.open(source, verify=verify)
     if context or slots or kv_dtype != "f32":
         from graphllm.compiler.record import steps_of
@@ -141,20 +141,6 @@ def load(
             say(f"lowered again for context {steps.context}, slots {steps.slots}, {steps.kv_dtype} cache")
             return Model(Plan(file), module, expand, tokenizer)
     return Model(Plan(file), module_of(file, "lowered/numpy"), expand, tokenizer)
-
-
-def is_plan(path: Path) -> bool:
-    """Whether a file says that it is a plan, or is called one. What cannot be read is not; its reader will say why."""
-    try:
-        if not path.is_file():
-            return False
-        if path.suffix == ".gllm":
-            return True
-        with path.open("rb") as f:
-            head = f.read(4096)
-    except (OSError, ValueError):
-        return False
-    return head[8:9] == b"{" and b'"__metadata__"' in head and b'"gllm"' in head
 
 
 def _plan_of(

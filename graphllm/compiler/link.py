@@ -12,17 +12,19 @@ from graphllm.codegen.kernels.numpy.convert import expanded, tile_rows
 from graphllm.codegen.numpy.generate import generate
 from graphllm.codegen.numpy.target import NUMPY
 from graphllm.compiler.interface import check_interface
-from graphllm.errors import GraphLLMError, PlanError
+from graphllm.errors import GraphLLMError, PlanError, RunError
 from graphllm.ir.core import Module, Operation, Weight
 from graphllm.ir.lifetime import owns_memory
 from graphllm.ir.opdef import OPS
 from graphllm.ir.parser import parse_module
 from graphllm.ir.verifier import verify
+from graphllm.plan.place import size_text
 from graphllm.plan.plan_file import PlanFile
 from graphllm.runtime.memory import available_bytes
 from graphllm.runtime.numpy_device import NumpyDevice
 
 Expand = Literal["auto", "always", "never"]
+_LONGEST = 500  # characters of a message that quotes what a plan says
 _HALF_OF_MEMORY = 0.5  # 16-bit weights are expanded while that leaves as much again
 
 
@@ -38,7 +40,9 @@ def module_of(plan: PlanFile, section: str) -> Module:
     except RecursionError:
         raise PlanError(f"{where}: nested too deeply") from None
     except GraphLLMError as error:
-        raise PlanError(f"{where}: {str(error).splitlines()[0]}") from None
+        line = str(error).splitlines()[0]  # what follows shows the place; a plan's text is not what its user wrote
+        line = line if line.startswith(where) else f"{where}: {line}"
+        raise PlanError(line[: len(where) + _LONGEST]) from None
     return module
 
 
@@ -74,11 +78,27 @@ def check_kernels(module: Module, where: str) -> None:
                 raise PlanError(f"{at}: {op.results[0].ref}: expected a place in the arena, it has none")
 
 
+def check_memory(module: Module) -> None:
+    """Raise RunError when caches and arena are more than the machine has.
+
+    Asked before anything is allocated: where memory is overcommitted, an allocation of any size succeeds.
+    """
+    states = sum(s.type.bytes for s in module.states.values())
+    arena = max((f.arena or 0 for f in module.functions.values()), default=0)
+    room = available_bytes()
+    if room is not None and states + arena > room:
+        raise RunError(
+            f"memory: the KV cache takes {size_text(states)} and the arena {size_text(arena)}, more than the "
+            f"{size_text(room)} this machine has free; choose a smaller --context or fewer --slots"
+        )
+
+
 def link_numpy(plan: PlanFile, module: Module, expand: Expand = "auto", *, poison: bool = False) -> NumpyDevice:
     """The lowered module on the NumPy device. Raises PlanError for one that is no model or that it cannot run."""
     check_interface(module, str(plan.path))
     check_kernels(module, str(plan.path))
     check_weights(plan, module)
+    check_memory(module)
     conversions = [op for f in module.functions.values() for op in f.walk() if NUMPY.virtual(op)]
     tiled = _tiled(conversions, expand)
     rooms = [

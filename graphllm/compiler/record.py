@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, replace
+from functools import cache
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from graphllm.compiler.interface import MAX_CONTEXT, MAX_SLOTS
@@ -31,11 +32,14 @@ def steps_of(
         raise PlanError(f"{where}: prefill {steps.prefill[:4]}, score {steps.score}; expected a few, and positive ones")
     asked = {k: v for k, v in (("context", context), ("slots", slots), ("kv_dtype", kv_dtype)) if v}
     steps = replace(steps, **asked)
-    if not 0 < steps.context <= MAX_CONTEXT or not 0 < steps.slots <= MAX_SLOTS or steps.kv_dtype not in ("f32", "f16"):
+    whole = type(steps.context) is int and type(steps.slots) is int
+    if not whole or not 0 < steps.context <= MAX_CONTEXT or not 0 < steps.slots <= MAX_SLOTS:
         raise PlanError(
-            f"{plan.path}: context {steps.context}, slots {steps.slots}, cache {steps.kv_dtype}; "
-            f"expected 1 to {MAX_CONTEXT}, 1 to {MAX_SLOTS}, f32 or f16"
+            f"{plan.path}: context {steps.context!r}, slots {steps.slots!r}; expected 1 to {MAX_CONTEXT} positions and "
+            f"1 to {MAX_SLOTS} slots"
         )
+    if steps.kv_dtype not in ("f32", "f16"):
+        raise PlanError(f"{plan.path}: kv dtype {steps.kv_dtype!r}; expected f32 or f16")
     return steps
 
 
@@ -76,13 +80,19 @@ def _read(cls: type[Any], record: object, where: str) -> Any:
     """An instance of a frozen dataclass from JSON, every field of its declared type."""
     if not isinstance(record, dict):
         raise PlanError(f"{where}: expected an object, got {_shown(record)}")
-    hints, values = get_type_hints(cls), dict[str, Any]()
+    hints, values = _hints(cls), dict[str, Any]()
     for field in fields(cls):
         if field.name in record:
             values[field.name] = _typed(hints[field.name], record[field.name], f"{where}: {field.name}")
         elif field.default is MISSING:
             raise PlanError(f"{where}: lacks {field.name}")
     return cls(**values)
+
+
+@cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Declared types of its fields; to work them out is to compile our own annotations, so it is done once."""
+    return get_type_hints(cls)
 
 
 def _typed(kind: Any, value: Any, where: str) -> Any:

@@ -173,3 +173,17 @@ def _decoded(container: Container, name: str, where: str) -> str:
         return str(container.content(name), "utf-8")
     except UnicodeDecodeError as error:
         raise PlanError(f"{where}: tensor {name!r}: expected UTF-8 text, got another byte at {error.start}") from None
+
+
+def is_plan(path: Path) -> bool:
+    """Whether a file says that it is a plan, or is called one. What cannot be read is not; its reader will say why."""
+    try:
+        if not path.is_file():
+            return False
+        if path.suffix == ".gllm":
+            return True
+        with path.open("rb") as f:
+            head = f.read(4096)
+    except (OSError, ValueError):
+        return False
+    return head[8:9] == b"{" and b'"__metadata__"' in head and b'"gllm"' in head
