@@ -33,6 +33,7 @@ from graphllm.ir.target import Target
 from graphllm.passes.rewrite import map_functions, rebuild, remap
 
 ALIGNMENT = 64  # bytes: a cache line, and the widest vector load
+_REPAIRS = 24  # of each order; nearly every function needs none
 
 
 def plan_memory(module: Module, target: Target) -> Module:
@@ -90,7 +91,10 @@ def _intervals(lifetimes: Lifetimes, blocks: Sequence[Block]) -> tuple[list[Inte
 
 
 def pack(intervals: Sequence[Interval]) -> int:
-    """Set every interval's offset and return the arena's bytes: the best of a few greedy orders."""
+    """Set every interval's offset and return the arena's bytes: the best of a few greedy orders, then of repairs.
+
+    A repair places whatever stuck out at the top first and the rest as before.
+    """
     bound = lower_bound(intervals)
     orders: tuple[Callable[[Interval], tuple[int, ...]], ...] = (
         lambda i: (-i.bytes, i.first),
@@ -98,18 +102,19 @@ def pack(intervals: Sequence[Interval]) -> int:
         lambda i: (i.first - i.last, -i.bytes),
         lambda i: (-i.bytes * (i.last - i.first + 1), i.first),
     )
-    best: tuple[int, list[int]] | None = None
-    for order in orders:
-        size = _greedy(sorted(intervals, key=order))
-        if best is None or size < best[0]:
-            best = size, [i.offset for i in intervals]
-        if size == bound:
-            break
-    if best is None:
-        return 0
-    for interval, offset in zip(intervals, best[1], strict=True):
+    best_size, best = -1, [0] * len(intervals)
+    for key in orders:
+        order = sorted(intervals, key=key)
+        for _ in range(_REPAIRS):
+            size = _greedy(order)
+            if best_size < 0 or size < best_size:
+                best_size, best = size, [i.offset for i in intervals]
+            if size == bound:
+                return size
+            order.sort(key=lambda i: i.offset + i.bytes < size)
+    for interval, offset in zip(intervals, best, strict=True):
         interval.offset = offset
-    return best[0]
+    return best_size
 
 
 def lower_bound(intervals: Sequence[Interval]) -> int:
