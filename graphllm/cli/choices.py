@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphllm.frontends.overrides import Overrides
 
 
 def model_choices(a: argparse.Namespace) -> dict[str, Any]:
     """What ``compile`` and ``load`` take: tokenizer, context, slots, precision, overrides."""
-    from graphllm.frontends.overrides import NO_OVERRIDES, Overrides, preset
-
-    given = Overrides(
-        norm_eps=a.norm_eps,
-        rope_theta=a.rope_theta,
-        rope_pairing=a.rope_pairing,
-        context=a.model_context,
-    )
     return {
         "tokenizer": a.tokenizer,
         "context": a.context,
         "slots": a.slots or 1,
         "kv_dtype": a.kv,
         "dtype": a.dtype,
-        "overrides": given.on_top_of(preset(a.preset) if a.preset else NO_OVERRIDES),
+        "overrides": _overrides(a),
     }
+
+
+def _overrides(a: argparse.Namespace) -> Overrides | None:
+    given = {
+        "norm_eps": a.norm_eps,
+        "rope_theta": a.rope_theta,
+        "rope_pairing": a.rope_pairing,
+        "context": a.model_context,
+    }
+    if a.preset is None and all(v is None for v in given.values()):
+        return None  # running a plan needs no frontend
+    from graphllm.frontends.overrides import NO_OVERRIDES, Overrides, preset
+
+    return Overrides(**given).on_top_of(preset(a.preset) if a.preset else NO_OVERRIDES)
 
 
 def sampler_choices(a: argparse.Namespace) -> dict[str, Any]:

@@ -14,9 +14,9 @@ def run(a: argparse.Namespace) -> int:
     with Meter(quiet=a.quiet) as meter:
         plan = api.compile(a.checkpoint, a.output, dump_ir=a.dump_ir, progress=meter, **model_choices(a))
     if not a.quiet:
-        from graphllm.cli.show import plan_summary
+        from graphllm.cli.show import page
 
-        print(plan_summary(plan, short=True))
+        print(page(plan.lowered, {}, plan.report.get("passes", [])))
         if plan.file.tokenizer is None:
             print("no tokenizer was found: run it on --ids, or compile with --tokenizer FILE")
         for note in plan.provenance.get("notes", []):

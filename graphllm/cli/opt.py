@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
+from importlib import import_module
 
 from graphllm.cli.output import write_text
 from graphllm.cli.terminal import say
@@ -21,10 +21,9 @@ def run(a: argparse.Namespace) -> int:
 
     known = by_name(NUMPY, a.dtype)
     if a.list:
-        for name, step in known.items():
-            what = step.run.func if isinstance(step.run, partial) else step.run
-            first = (sys.modules[what.__module__].__doc__ or "").split("\n\n")[0]
-            print(f"{name:18} {first.replace(chr(10), ' ')}")
+        for name in known:
+            first = import_module(f"graphllm.passes.{name.replace('-', '_')}").__doc__ or ""
+            print(f"{name:18} {first.split(chr(10) * 2)[0].replace(chr(10), ' ')}")
         return 0
     names = [n for n in a.passes.split(",") if n]
     unknown = [n for n in names if n not in known]

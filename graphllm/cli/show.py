@@ -1,0 +1,74 @@
+"""``graphllm show``: a plan, a checkpoint or a file of text IR, seen as a summary, IR, graph, source or memory map."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from graphllm.cli.choices import model_choices
+from graphllm.cli.output import write_text
+
+if TYPE_CHECKING:
+    from graphllm.compiler.inspection import Inspection
+    from graphllm.ir.core import Module
+
+_BY_SUFFIX = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".json": "json"}
+
+
+def run(a: argparse.Namespace) -> int:
+    from graphllm.compiler.inspection import inspect
+    from graphllm.compiler.options import Options
+    from graphllm.frontends.overrides import NO_OVERRIDES
+
+    choices = model_choices(a)
+    del choices["tokenizer"]  # nothing shown depends on it
+    choices["overrides"] = choices["overrides"] or NO_OVERRIDES
+    write_text(a.output, _shown(inspect(Path(a.model), Options(**choices)), a))
+    return 0
+
+
+def _shown(subject: Inspection, a: argparse.Namespace) -> str:
+    suffix = "." + a.output.rsplit(".", 1)[-1] if a.output else ""
+    form = a.format or _BY_SUFFIX.get(suffix, "text")
+    if a.source is not None:
+        return subject.source
+    if a.memory:
+        return _memory(subject, a.function or "decode", form)
+    stage = a.stage or "lowered"
+    if form == "text" and a.stage is None and a.function is None and a.layer is None:
+        return page(subject.stage(stage), subject.config, subject.passes)
+    module = subject.stage(stage)
+    if form == "text":
+        from graphllm.view.select import print_selection
+
+        return print_selection(module, a.function, a.layer)
+    if form == "json":
+        from graphllm.view.as_json import module_json
+
+        return json.dumps(module_json(module), indent=1)
+    from graphllm.view.dot import to_dot
+    from graphllm.view.graph import layered_graph
+    from graphllm.view.svg_graph import to_svg
+
+    graph = layered_graph(module, a.function or "decode")
+    return to_dot(graph) if form == "dot" else to_svg(graph)
+
+
+def _memory(subject: Inspection, function: str, form: str) -> str:
+    from graphllm.view.memory_map import memory_map_svg, memory_map_text
+    from graphllm.view.select import pick_function
+
+    planned = pick_function(subject.stage("lowered"), function)
+    return memory_map_svg(planned) if form == "svg" else memory_map_text(planned)
+
+
+def page(module: Module, config: Mapping[str, Any], passes: Sequence[Mapping[str, Any]]) -> str:
+    """The summary of a module; of a lowered one with its arenas against their lower bounds."""
+    from graphllm.passes.plan_memory import arena_bounds
+    from graphllm.view.summary import summary
+
+    bounds = {name: arena_bounds(f)[1] for name, f in module.functions.items() if f.arena is not None}
+    return summary(module, config, bounds, passes)

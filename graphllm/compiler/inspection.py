@@ -1,0 +1,84 @@
+"""What can be seen of a plan, of a checkpoint before it is one, or of a file of text IR: its module at every stage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from graphllm.compiler.link import module_of
+from graphllm.compiler.options import Options
+from graphllm.errors import GraphLLMError
+from graphllm.frontends.config import ModelConfig
+from graphllm.ir.core import Module
+from graphllm.ir.parser import parse_module
+from graphllm.ir.verifier import verify
+from graphllm.plan.plan_file import PlanFile, is_plan
+
+Stage = Literal["traced", "optimised", "lowered"]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A module's stages (made when asked for), its model's config and the passes' reports as JSON, where known."""
+
+    stage: Callable[[Stage], Module]
+    config: Mapping[str, Any]
+    passes: Sequence[Mapping[str, Any]]
+
+    @property
+    def source(self) -> str:
+        """The code that the lowered module gives."""
+        from graphllm.codegen.numpy.generate import generate
+        from graphllm.compiler.compile import narrow_weights
+
+        module = self.stage("lowered")
+        return generate(module, narrow_weights(module, ("i8",)))
+
+
+def inspect(path: Path, options: Options) -> Inspection:
+    """Look at a plan, a checkpoint (its weights are not read) or text IR; ``options`` are for a checkpoint.
+
+    Raises:
+        GraphLLMError: in one line, what is wrong with it.
+    """
+    if is_plan(path):
+        return _plan(PlanFile.open(path, verify="none"))
+    if (text := _text_ir(path)) is not None:
+        module = parse_module(text, str(path))
+        verify(module)
+        return Inspection(lambda stage: module, {}, ())
+    from graphllm.compiler.compile import compile_checkpoint
+
+    c = compile_checkpoint(path, options)
+    stages = {"traced": c.traced, "optimised": c.optimised, "lowered": c.lowered}
+    return Inspection(stages.__getitem__, asdict(c.checkpoint.config), [r.as_json() for r in c.reports])
+
+
+def _plan(plan: PlanFile) -> Inspection:
+    def stage(name: Stage) -> Module:
+        if name == "traced":
+            from graphllm.compiler.relower import traced
+
+            return traced(plan)
+        return module_of(plan, "ir" if name == "optimised" else "lowered/numpy")
+
+    passes: Any = plan.documents.get("report", {}).get("passes", [])
+    return Inspection(
+        stage, plan.documents.get("config", {}), cast(list[Any], passes) if isinstance(passes, list) else ()
+    )
+
+
+def _text_ir(path: Path) -> str | None:
+    """The text of a file that begins like text IR, None for any other."""
+    try:
+        if not path.is_file():
+            return None
+        with path.open("rb") as f:
+            if not re.match(rb"(?:\s|//[^\n]*\n)*(?:weight|state|func)\s+@", f.read(4096)):
+                return None
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise GraphLLMError(f"{path}: cannot be read; {error}") from None
