@@ -1,7 +1,8 @@
-"""What every test gets: a plan cache that is not the user's."""
+"""What every test gets: a plan cache that is not the user's. ``--update-golden`` rewrites golden files, never in CI."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,12 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     folder = tmp_path_factory.getbasetemp() / "graphllm-cache"
     monkeypatch.setenv("GRAPHLLM_CACHE", str(folder))
     return folder
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write what comes out into the golden files")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--update-golden") and os.environ.get("CI"):
+        raise pytest.UsageError("--update-golden is refused in CI: golden files are changed and read by people")

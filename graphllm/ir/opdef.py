@@ -46,8 +46,8 @@ class OpDef:
     """A row of the op table.
 
     ``updates``: operand that result 0 overwrites in place, always (a state). ``views``: operand whose memory every
-    result is a window on. ``reuses``: operands whose memory result 0 may take over, when their type is the result's
-    and nothing reads them later.
+    result is a window on. ``reuses``: operands whose memory result 0 may take over, when their type is the result's,
+    nothing reads them later and no other operand lies in that memory.
     """
 
     name: str

@@ -82,7 +82,7 @@ def _embed(
     builder: Builder, op: Operation, table: Weight, mapping: dict[int, Value], gathered: dict[int, Value]
 ) -> None:
     """Rows are gathered as stored, then brought to the type they had."""
-    (stored,) = builder.emit("embed", (op.operands[0], table), {}, f"{op.result.name}.stored")
+    (stored,) = builder.emit("embed", (op.operands[0], table), {}, f"{op.result.name.removesuffix('.stored')}.stored")
     (rows,) = builder.emit("cast", (stored,), {"dtype": op.result.type.dtype}, op.result.name)
     mapping[id(op.result)] = rows
     gathered[id(rows)] = stored

@@ -17,8 +17,8 @@ after:
     weight @b : bf16[4,6]
     func @f(%x: f32[1,6]) {
       %w.stored = concat @a, @b : bf16[6,6]
-      %w_1 = cast %w.stored {dtype="f32"} : f32[6,6]
-      %y = linear %x, %w_1 : f32[1,6]
+      %w = cast %w.stored {dtype="f32"} : f32[6,6]
+      %y = linear %x, %w : f32[1,6]
       return %y
     }
 """
