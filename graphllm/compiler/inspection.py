@@ -66,9 +66,9 @@ def _plan(plan: PlanFile) -> Inspection:
         return module_of(plan, "ir" if name == "optimised" else "lowered/numpy")
 
     passes: Any = plan.documents.get("report", {}).get("passes", [])
-    return Inspection(
-        stage, plan.documents.get("config", {}), cast(list[Any], passes) if isinstance(passes, list) else ()
-    )
+    record = plan.documents.get("config", {})
+    config = {f.name: record[f.name] for f in fields(ModelConfig) if f.name in record}  # JSON forgot their order
+    return Inspection(stage, config, cast(list[Any], passes) if isinstance(passes, list) else ())
 
 
 def _text_ir(path: Path) -> str | None:
