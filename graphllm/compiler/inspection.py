@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -54,7 +55,8 @@ def inspect(path: Path, options: Options) -> Inspection:
 
     c = compile_checkpoint(path, options)
     stages = {"traced": c.traced, "optimised": c.optimised, "lowered": c.lowered}
-    return Inspection(stages.__getitem__, asdict(c.checkpoint.config), [r.as_json() for r in c.reports])
+    config = json.loads(json.dumps(asdict(c.checkpoint.config)))  # as a plan would say it
+    return Inspection(stages.__getitem__, config, [r.as_json() for r in c.reports])
 
 
 def _plan(plan: PlanFile) -> Inspection:
