@@ -146,7 +146,7 @@ def _call(out: _Module, function: Function, kernel: Operation, count: int, array
             else:
                 text.names[id(v)] = parameter("w", _expanded(conversion))
         for v in op.results:
-            if v.arena is not None:
+            if id(v) not in arrays.windows:
                 text.names[id(v)] = parameter("t", arrays.of(v))
         if (need := scratch_bytes(op)) > (op.scratch[1] if op.scratch is not None else 0):
             raise PlanError(f"{op.name} giving {op.results[0].ref}: needs {need} bytes of scratch, got {op.scratch}")
