@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 PathLike: TypeAlias = str | os.PathLike[str]
 Prompt: TypeAlias = str | Sequence[int]
 Stage = Literal["traced", "optimised", "lowered"]
+Verify = Literal["auto", "all", "none"]
 Say = Callable[[str], None]  # one line for the user, about something done on their behalf
 
 
@@ -95,7 +96,7 @@ def load(
     dtype: DType | None = None,
     overrides: Overrides | None = None,
     expand: Expand = "auto",
-    verify: Literal["auto", "all", "none"] = "auto",
+    verify: Verify = "auto",
     progress: Callable[[str, int, int], None] | None = None,
     say: Say = lambda line: None,
 ) -> Model:
@@ -120,7 +121,7 @@ def load(
         GraphLLMError: the base of these; by itself, an option out of range or a cache folder that cannot be used.
     """
     source = Path(path)
-    for name, allowed, given in (("expand", get_args(Expand), expand), ("verify", ("auto", "all", "none"), verify)):
+    for name, allowed, given in (("expand", get_args(Expand), expand), ("verify", get_args(Verify), verify)):
         if given not in allowed:
             raise RunError(f"{name}: {given!r}; expected {', '.join(allowed)}")
     if is_plan(source):
@@ -128,7 +129,7 @@ def load(
             raise RunError(f"{source}: a plan; dtype and overrides are for checkpoints, compile that again with them")
     else:
         options = _options(context, slots or 1, kv_dtype, dtype, overrides)
-        source, tokenizer = _plan_of(source, tokenizer, options, progress), None
+        source, tokenizer, verify = _plan_of(source, tokenizer, options, verify, progress), None, "none"
     file = PlanFile.open(source, verify=verify)
     if context or slots or kv_dtype != "f32":
         from graphllm.compiler.record import steps_of
@@ -144,16 +145,20 @@ def load(
 
 
 def _plan_of(
-    source: Path, tokenizer: PathLike | None, options: Options, progress: Callable[[str, int, int], None] | None
+    source: Path,
+    tokenizer: PathLike | None,
+    options: Options,
+    verify: Verify,
+    progress: Callable[[str, int, int], None] | None,
 ) -> Path:
-    """The cached plan of a checkpoint, made when it is not there or no longer good."""
+    """The cached plan of a checkpoint, verified, made when it is not there or no longer good."""
     from graphllm.compiler.cache import cached_path
 
     vocabulary = Path(tokenizer) if tokenizer is not None else None
     target = cached_path(source, vocabulary, options)
     if target.is_file():
         try:
-            PlanFile.open(target).close()
+            PlanFile.open(target, verify=verify).close()
             return target
         except PlanError:
             pass  # damaged, and made again below; the new one takes its place
@@ -174,7 +179,15 @@ def _compile(
 
     target = out if out is not None else cached_path(source, tokenizer, options)
     compiled = compile_checkpoint(source, options, dump)
-    write(target, compiled, tokenizer_for(source, tokenizer, compiled.checkpoint.config.vocab), options, progress)
+    data = tokenizer_for(source, tokenizer, compiled.checkpoint.config.vocab)
+    try:
+        write(target, compiled, data, options, progress)
+    except PlanError as error:
+        if out is not None:
+            raise
+        raise PlanError(
+            f"{error}; this is the cache: set GRAPHLLM_CACHE to another folder, or compile to a file"
+        ) from None
     return target
 
 

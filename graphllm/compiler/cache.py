@@ -18,6 +18,7 @@ from graphllm._version import __version__
 from graphllm.compiler.options import Options
 from graphllm.errors import GraphLLMError
 from graphllm.plan.container import PLAN_VERSION
+from graphllm.plan.place import refusal, shown
 
 
 def cache_folder() -> Path:
@@ -32,8 +33,11 @@ def cache_folder() -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()
-    except (OSError, RuntimeError) as error:
-        raise GraphLLMError(f"cache {folder}: cannot be made; {error}; set GRAPHLLM_CACHE to another folder") from None
+    except (OSError, RuntimeError, ValueError) as error:
+        why = refusal(error) if isinstance(error, OSError) else error
+        raise GraphLLMError(
+            f"cache {shown(folder)}: cannot be made; {why}; set GRAPHLLM_CACHE to another folder"
+        ) from None
     if hasattr(os, "getuid") and status.st_uid != os.getuid():
         raise GraphLLMError(f"cache {folder}: belongs to another user; set GRAPHLLM_CACHE to a folder of your own")
     if sys.platform != "win32" and status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
