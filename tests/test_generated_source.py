@@ -153,6 +153,7 @@ TEMPLATES = (
     f"\"'''\\n{EXPLOIT}\"",
     '"\\ud800"',
     '"\u202e\u2066linear"',
+    '"\\u007flinear"',
     '"bind_row"',
     '"function_decode"',
     '"__import__"',

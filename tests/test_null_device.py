@@ -213,7 +213,7 @@ func @decode(%ids: i32[1], %pos: i32[1], %slot: i32[1], %x: f32[1,16]) arena 192
   kernel "mul" (%a) -> %d{kernel_scratch} {{
     %b = silu %a : f32[1,16]{b}
     %c = silu %b : f32[1,16] in arena+{c}
-    %d = mul %c, %b : f32[1,16] in arena+{d}{scratch}
+    %d = {last} : f32[1,16] in arena+{d}{scratch}
   }}
   return %d
 }}
@@ -229,6 +229,10 @@ func @decode(%ids: i32[1], %pos: i32[1], %slot: i32[1], %x: f32[1,16]) arena 192
         ({"kernel_scratch": " scratch arena+128:64", "d": 64}, ""),
         ({"c": 0}, "writes %c over %a, which it reads"),  # %b is in registers: %a is read for it again and again
         ({"d": 0}, "writes %d over %a, which it reads"),
+        ({"d": 0, "last": "silu %c"}, "reads %a, of whose 64 bytes 64 were overwritten by %d"),  # no order in registers
+        ({"d": 0, "last": "silu %c", "b": " in arena+128"}, ""),
+        ({"d": 64, "last": "add %c, %c"}, ""),
+        ({"d": 64, "last": "silu %c"}, "writes %d over %c, which it reads"),  # not an operation that may
         ({"c": 0, "b": " in arena+128", "d": 64}, ""),
         ({"c": 128, "b": " in arena+128", "d": 64}, "silu giving %c: writes %c over %b, which it reads"),
         ({"d": 64, "scratch": " scratch arena+64:4"}, "%d and scratch of %d overlap"),
@@ -239,7 +243,7 @@ func @decode(%ids: i32[1], %pos: i32[1], %slot: i32[1], %x: f32[1,16]) arena 192
     ],
 )
 def test_values_in_registers_and_scratch(change: dict[str, str], fault: str) -> None:
-    fields = {"b": "", "c": 64, "d": 128, "scratch": "", "kernel_scratch": ""} | change
+    fields = {"b": "", "c": 64, "last": "mul %c, %b", "d": 128, "scratch": "", "kernel_scratch": ""} | change
     module = parse_module(REGISTERS.format(**fields))
     if fault:
         with pytest.raises(PlanError, match=re.escape(fault)):

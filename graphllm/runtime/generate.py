@@ -112,7 +112,7 @@ def generate_batch(
     for slot in range(len(prompts)):
         engine.truncate(0, slot)
     started = time.perf_counter()
-    # each row's logits are copied: the device's own are good only until its next step
+    # copied: the device's own are good until its next step, which is another prompt's
     logits = {slot: np.array(engine.feed(p, slot)) for slot, p in enumerate(prompts)}
     first = time.perf_counter()
     live = {slot for slot in logits if max_tokens is None or max_tokens > 0}
@@ -134,8 +134,7 @@ def generate_batch(
             else:
                 chosen.append((token, slot))
         if chosen:
-            for (_, slot), row in zip(chosen, engine.step_many(chosen), strict=True):
-                np.copyto(logits[slot], row)
+            logits.update(zip((slot for _, slot in chosen), engine.step_many(chosen), strict=True))
     for progress in out:
         progress.prefill_seconds = first - started
         progress.decode_seconds = time.perf_counter() - first

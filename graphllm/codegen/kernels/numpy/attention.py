@@ -30,7 +30,7 @@ def row_scratch(q: tuple[int, ...], cache: tuple[int, ...], narrow: bool) -> Sha
 
 
 def block_scratch(q: tuple[int, ...], cache: tuple[int, ...]) -> Shapes:
-    """f32 working arrays of ``bind_block``: a group's scaled q, its products, a number a row, scores, a head's K and V."""
+    """f32 working arrays of ``bind_block``: a group's scaled q, products, a number a row, scores, a head's K and V."""
     t, h, d = q
     _, k, s, _ = cache
     rows = min(ROW_BLOCK, t)
