@@ -56,7 +56,7 @@ def rows_of(stored: Array, scale: Array | None, group: int) -> Callable[[int, in
 def tile_rows(shape: tuple[int, ...], group: int) -> int:
     """Rows of a tile of a matrix [N,K]: near TILE_BYTES, and whole flat groups."""
     n, k = shape
-    unit = group // gcd(k, group) if group else 1
+    unit = min(n, group // gcd(k, group)) if group else 1  # flat groups fill the matrix; others may be longer than rows
     return max(unit, min(n, TILE_BYTES // (4 * k)) // unit * unit)
 
 
