@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from graphllm.compiler.link import Expand, link_numpy, module_of
+from graphllm._version import __version__
+from graphllm.compiler.link import Expand, LoweredForOther, link_numpy, module_of
 from graphllm.errors import GraphLLMError, PlanError, RunError
 from graphllm.ir.core import Module
 from graphllm.plan.plan_file import PlanFile, is_plan
@@ -105,7 +106,8 @@ def load(
     Args:
         path: a plan, or whatever ``compile`` takes.
         tokenizer: as for ``compile``; for a plan, to be used instead of its own.
-        context, slots: as for ``compile``; 0 keeps a plan's own. Another value lowers the plan again, in memory.
+        context, slots: as for ``compile``; 0 keeps a plan's own. Another value lowers the plan again, in memory, and so
+            does a plan that another version of graphllm has made.
         kv_dtype: as for ``compile``; f16 lowers a plan again that was compiled for f32.
         dtype, overrides: as for ``compile``, and only for a checkpoint: a plan's weights are what they are.
         expand: whether 16-bit weights are expanded to f32 once (``always``), converted as they are read (``never``),
@@ -131,17 +133,38 @@ def load(
         options = _options(context, slots or 1, kv_dtype, dtype, overrides)
         source, tokenizer, verify = _plan_of(source, tokenizer, options, verify, progress), None, "none"
     file = PlanFile.open(source, verify=verify)
-    if context or slots or kv_dtype != "f32":
+    kv = kv_dtype if kv_dtype != "f32" else None
+    if context or slots or kv:
         from graphllm.compiler.record import steps_of
-        from graphllm.compiler.relower import relowered
 
-        own = steps_of(file)
-        steps = steps_of(file, context, slots, kv_dtype if kv_dtype != "f32" else None)
-        if steps != own:
-            module = relowered(file, steps)
-            say(f"lowered again for context {steps.context}, slots {steps.slots}, {steps.kv_dtype} cache")
-            return Model(Plan(file), module, expand, tokenizer)
-    return Model(Plan(file), module_of(file, "lowered/numpy"), expand, tokenizer)
+        if steps_of(file, context, slots, kv) != steps_of(file):
+            return _lowered_again(file, context, slots, kv, expand, tokenizer, say)
+    made_by = file.documents.get("provenance", {}).get("graphllm")
+    if made_by == __version__ and "lowered/numpy" in file.sections:
+        try:
+            return Model(Plan(file), module_of(file, "lowered/numpy"), expand, tokenizer)
+        except LoweredForOther:
+            pass
+    return _lowered_again(file, 0, 0, None, expand, tokenizer, say)
+
+
+def _lowered_again(
+    file: PlanFile,
+    context: int,
+    slots: int,
+    kv_dtype: DType | None,
+    expand: Expand,
+    tokenizer: PathLike | None,
+    say: Say,
+) -> Model:
+    """A plan's portable IR lowered here and now: for other step sizes, or as this version of graphllm does it."""
+    from graphllm.compiler.record import steps_of
+    from graphllm.compiler.relower import relowered
+
+    steps = steps_of(file, context, slots, kv_dtype)
+    module = relowered(file, steps)
+    say(f"lowered again for context {steps.context}, slots {steps.slots}, {steps.kv_dtype} cache")
+    return Model(Plan(file), module, expand, tokenizer)
 
 
 def _plan_of(

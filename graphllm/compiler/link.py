@@ -56,26 +56,28 @@ def check_weights(plan: PlanFile, module: Module) -> None:
             raise PlanError(f"{plan.path}: weight {weight.name}: expected {weight.type}, got {spec}")
 
 
+class LoweredForOther(PlanError):
+    """Lowered IR that is a model, but not one for this NumPy generator: another version's. Lowering it again helps."""
+
+
 def check_kernels(module: Module, where: str) -> None:
-    """Raise PlanError unless the NumPy generator can write every kernel: a known template, and memory for all of it."""
+    """Raise LoweredForOther unless the generator can write every kernel: known templates, and memory for all of it."""
     templates = {t.name for t in NUMPY.templates} | set(OPS)
     for function in module.functions.values():
         at = f"{where}: func @{function.name}"
         if function.arena is None:
-            raise PlanError(f"{at}: its memory was not planned; expected arena and a size")
+            raise LoweredForOther(f"{at}: its memory was not planned; expected arena and a size")
         for kernel in function.ops:
             if kernel.body is not None and kernel.template not in templates:
-                raise PlanError(
-                    f"{at}: kernel {kernel.template[:40]!r}: expected one of {', '.join(sorted(templates))}"
-                )
+                known = ", ".join(sorted(templates))
+                raise LoweredForOther(f"{at}: kernel {kernel.template[:40]!r}: expected one of {known}")
         for op in function.walk():
+            what = f"{at}: {op.name} giving {op.results[0].ref}"
             need, room = NUMPY.scratch(op), op.scratch[1] if op.scratch is not None else 0
             if room < need or room % 4:
-                raise PlanError(
-                    f"{at}: {op.name} giving {op.results[0].ref}: expected {need} bytes of scratch, got {room}"
-                )
+                raise LoweredForOther(f"{what}: expected {need} bytes of scratch, got {room}")
             if owns_memory(op) and not NUMPY.virtual(op) and any(v.arena is None for v in op.results):
-                raise PlanError(f"{at}: {op.results[0].ref}: expected a place in the arena, it has none")
+                raise LoweredForOther(f"{what}: expected a place in the arena, it has none")
 
 
 def check_memory(module: Module) -> None:
@@ -94,7 +96,13 @@ def check_memory(module: Module) -> None:
 
 
 def link_numpy(plan: PlanFile, module: Module, expand: Expand = "auto", *, poison: bool = False) -> NumpyDevice:
-    """The lowered module on the NumPy device. Raises PlanError for one that is no model or that it cannot run."""
+    """The lowered module on the NumPy device.
+
+    Raises:
+        PlanError: the module is no model that the runtime can run, or not the plan's; LoweredForOther where lowering
+            the plan again will help.
+        RunError: it does not fit in memory.
+    """
     check_interface(module, str(plan.path))
     check_kernels(module, str(plan.path))
     check_weights(plan, module)
