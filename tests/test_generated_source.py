@@ -179,6 +179,13 @@ def test_a_kernels_template_is_not_code(template: str) -> None:
     assert ours.replace("kernel_0", "linear_0") == plain  # it reaches a comment, if anything
 
 
+def test_a_comment_cannot_end_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The printer keeps strings in one line; the generator does not count on it."""
+    lines = [f"{end}{EXPLOIT}" for end in ("\n", "\r", "\f", "\x85", "\u2028", "\0", "\x7f", "\ud800")]
+    monkeypatch.setattr("graphllm.codegen.numpy.generate.print_operation", lambda op, indent: lines)
+    check_source(generate(hostile()))
+
+
 @pytest.mark.parametrize("source", [f'from "\\n{EXPLOIT}"', 'from "\\"\\"\\""', "from \"') or exit('\""])
 def test_a_weights_source_is_not_in_the_text(source: str) -> None:
     text = generate(hostile(source=f" {source}"))
