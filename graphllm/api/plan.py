@@ -1,0 +1,71 @@
+"""An open plan, to be looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from graphllm.compiler.link import module_of
+from graphllm.errors import RunError
+from graphllm.ir.core import Module
+from graphllm.plan.plan_file import PlanFile
+
+Stage = Literal["traced", "optimised", "lowered"]
+
+
+class Plan:
+    """An open plan: what it says, and its IR at every stage. Mappings are JSON as it was recorded."""
+
+    def __init__(self, file: PlanFile) -> None:
+        self.file = file
+
+    @property
+    def path(self) -> Path:
+        """Where the plan lies."""
+        return self.file.path
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The model's config: dim, layers, heads …"""
+        return self.file.documents.get("config", {})
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Source files with their hashes, what the reader assumed, versions."""
+        return self.file.documents.get("provenance", {})
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        """What each pass did."""
+        return self.file.documents.get("report", {})
+
+    @cached_property
+    def module(self) -> Module:
+        """The portable IR, verified: ``print(graphllm.ir.print_module(plan.module))``. Raises PlanError."""
+        return module_of(self.file, "ir")
+
+    @cached_property
+    def lowered(self) -> Module:
+        """The IR as the NumPy target runs it, verified: kernels, order, memory. Raises PlanError."""
+        return module_of(self.file, "lowered/numpy")
+
+    def stage(self, name: Stage) -> Module:
+        """The module as it was ``traced``, ``optimised`` by the portable passes, or ``lowered``. Raises PlanError."""
+        if name == "traced":
+            from graphllm.compiler.relower import traced
+
+            return traced(self.file)
+        if name not in get_args(Stage):
+            raise RunError(f"stage: {name!r}; expected {', '.join(get_args(Stage))}")
+        return self.module if name == "optimised" else self.lowered
+
+    @property
+    def source(self) -> str:
+        """The generated Python, as it was when the plan was made; running generates it afresh."""
+        return self.file.sections.get("source/numpy", "")
+
+    def close(self) -> None:
+        """Let go of the file; arrays taken from it stay good."""
+        self.file.close()
