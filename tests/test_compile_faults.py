@@ -147,7 +147,7 @@ def locked(checkpoint: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         base = Path(name)
         shutil.copytree(checkpoint, base / "model")
-        (base / "closed").mkdir(mode=0o555)
+        (base / "shut").mkdir(mode=0o555)
         for path, _, files in os.walk(base):
             os.chmod(path, 0o555)
             for file in files:
@@ -155,22 +155,22 @@ def locked(checkpoint: Path) -> Iterator[Path]:
         yield base
         os.chmod(base, 0o755)
         os.chmod(base / "model", 0o755)
-        os.chmod(base / "closed", 0o755)
+        os.chmod(base / "shut", 0o755)
 
 
 def test_folder_that_may_not_be_written(locked: Path) -> None:
     program = (
         "try: graphllm.compile(sys.argv[1], sys.argv[2] + '/p.gllm')\nexcept graphllm.PlanError as error: print(error)"
     )
-    assert as_nobody(program, locked / "model", locked / "closed") == (
-        f"{locked}/closed/p.gllm: cannot be written; permission denied"
+    assert as_nobody(program, locked / "model", locked / "shut") == (
+        f"{locked}/shut/p.gllm: cannot be written; permission denied"
     )
 
 
 def test_cache_that_may_not_be_written(locked: Path) -> None:
     program = "try: graphllm.load(sys.argv[1])\nexcept graphllm.GraphLLMError as error: print(error)"
-    assert as_nobody(program, locked / "model", locked / "closed") == (
-        f"cache {locked}/closed/.cache/graphllm: cannot be made; permission denied; set GRAPHLLM_CACHE to another folder"
+    assert as_nobody(program, locked / "model", locked / "shut") == (
+        f"cache {locked}/shut/.cache/graphllm: cannot be made; permission denied; set GRAPHLLM_CACHE to another folder"
     )
 
 
