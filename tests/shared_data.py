@@ -1,4 +1,4 @@
-"""Where the public test data lies, when it is there. Nothing of it is committed; tests skip with a reason without it."""
+"""Where the public test data lies, when it is there. None of it is committed; tests skip with a reason without it."""
 
 from __future__ import annotations
 

@@ -264,7 +264,9 @@ def test_counts_follow_a_history(window: int) -> None:
         if step % 40 == 39:  # rewound, as a chat is when a turn is taken back
             history = history[: len(history) // 2]
         elif step % 40 == 20:  # another sequence, no shorter
+            last = history[-1]
             history = [int(t) for t in rng.integers(0, 400, size=len(history) + 3)]
+            history[-4] = (last + 1) % 400  # it differs where the count ended, which is where a count looks
         history += rng.integers(0, 400, size=int(rng.integers(0, 9))).tolist()
         counts.follow(history)
         expected = Counter(t for t in history[-window:] if t < 300)

@@ -184,7 +184,8 @@ def test_loading_for_another_context_is_compiling_for_it(
     again = graphllm.load(tmp_path / "as_it_is.gllm", context=context, slots=slots, say=said.append)
     asked = graphllm.load(plan.path)
     assert print_module(again.lowered) == print_module(asked.lowered)
-    assert len(said) == 1
+    assert said[1:] == [asked.engine.device.storage]  # that its bf16 weights were expanded
+    assert "lowered again" in said[0]
     assert (again.engine.context, again.engine.slots) == (context or MODELS["everything"].context, slots or 1)
     ids = ids_of(MODELS["everything"], 9)
     assert bits(again, ids) == bits(asked, ids)
@@ -194,7 +195,8 @@ def test_asking_for_what_a_plan_has_changes_nothing(tmp_path: Path, folder: Path
     said: list[str] = []
     plan = graphllm.compile(folder, tmp_path / "p.gllm", context=50, slots=2)
     model = graphllm.load(plan.path, context=50, slots=2, say=said.append)
-    assert said == []
+    assert said == [model.engine.device.storage]
+    assert "expanded to f32" in said[0]
     assert print_module(model.lowered) == print_module(plan.lowered)
 
 

@@ -82,7 +82,7 @@ def load(
     tokenizer: PathLike | None = None,
     context: int = 0,
     slots: int = 0,
-    kv_dtype: DType = "f32",
+    kv_dtype: DType | None = None,
     dtype: DType | None = None,
     overrides: Overrides | None = None,
     expand: Expand = "auto",
@@ -97,7 +97,7 @@ def load(
         tokenizer: as for ``compile``; for a plan, to be used instead of its own.
         context, slots: as for ``compile``; 0 keeps a plan's own. Another value lowers the plan again, in memory, and so
             does a plan that another version of graphllm has made.
-        kv_dtype: as for ``compile``; f16 lowers a plan again that was compiled for f32.
+        kv_dtype: as for ``compile``; None keeps a plan's own, and is f32 for a checkpoint.
         dtype, overrides: as for ``compile``, and only for a checkpoint: a plan's weights are what they are.
         expand: whether 16-bit weights are expanded to f32 once (``always``), converted as they are read (``never``),
             or expanded where memory allows (``auto``).
@@ -111,7 +111,25 @@ def load(
         RunError: the caches do not fit in memory, or an option is for checkpoints only.
         GraphLLMError: the base of these; by itself, an option out of range or a cache folder that cannot be used.
     """
-    source = Path(path)
+    model = _load(Path(path), tokenizer, context, slots, kv_dtype, dtype, overrides, expand, verify, progress, say)
+    if storage := model.engine.device.storage:
+        say(storage)
+    return model
+
+
+def _load(
+    source: Path,
+    tokenizer: PathLike | None,
+    context: int,
+    slots: int,
+    kv_dtype: DType | None,
+    dtype: DType | None,
+    overrides: Overrides | None,
+    expand: Expand,
+    verify: Verify,
+    progress: Progress | None,
+    say: Say,
+) -> Model:
     for name, allowed, given in (("expand", get_args(Expand), expand), ("verify", get_args(Verify), verify)):
         if given not in allowed:
             raise RunError(f"{name}: {given!r}; expected {', '.join(allowed)}")
@@ -119,15 +137,14 @@ def load(
         if dtype is not None or (overrides is not None and overrides.given()):
             raise RunError(f"{source}: a plan; dtype and overrides are for checkpoints, compile that again with them")
     else:
-        options = _options(context, slots or 1, kv_dtype, dtype, overrides)
+        options = _options(context, slots or 1, kv_dtype or "f32", dtype, overrides)
         source, tokenizer, verify = _plan_of(source, tokenizer, options, verify, progress), None, "none"
     file = PlanFile.open(source, verify=verify)
-    kv = kv_dtype if kv_dtype != "f32" else None
-    if context or slots or kv:
+    if context or slots or kv_dtype:
         from graphllm.compiler.record import steps_of
 
-        if steps_of(file, context, slots, kv) != steps_of(file):
-            return _lowered_again(file, context, slots, kv, expand, tokenizer, say)
+        if steps_of(file, context, slots, kv_dtype) != steps_of(file):
+            return _lowered_again(file, context, slots, kv_dtype, expand, tokenizer, say)
     made_by = file.documents.get("provenance", {}).get("graphllm")
     if made_by == __version__ and "lowered/numpy" in file.sections:
         try:

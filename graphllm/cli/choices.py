@@ -9,12 +9,17 @@ if TYPE_CHECKING:
     from graphllm.frontends.overrides import Overrides
 
 
-def model_choices(a: argparse.Namespace) -> dict[str, Any]:
-    """What ``compile`` and ``load`` take: tokenizer, context, slots, precision, overrides."""
+def compile_choices(a: argparse.Namespace) -> dict[str, Any]:
+    """What ``compile`` takes: tokenizer, context, slots, precision, overrides."""
+    return load_choices(a) | {"slots": a.slots or 1, "kv_dtype": a.kv or "f32"}
+
+
+def load_choices(a: argparse.Namespace) -> dict[str, Any]:
+    """What ``load`` takes; 0 and None leave a plan's own."""
     return {
         "tokenizer": a.tokenizer,
         "context": a.context,
-        "slots": a.slots or 1,
+        "slots": a.slots,
         "kv_dtype": a.kv,
         "dtype": a.dtype,
         "overrides": _overrides(a),

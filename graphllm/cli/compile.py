@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from graphllm.cli.choices import model_choices
+from graphllm.cli.choices import compile_choices
 from graphllm.cli.terminal import Meter
 
 
@@ -12,7 +12,7 @@ def run(a: argparse.Namespace) -> int:
     from graphllm import api
 
     with Meter(quiet=a.quiet) as meter:
-        plan = api.compile(a.checkpoint, a.output, dump_ir=a.dump_ir, progress=meter, **model_choices(a))
+        plan = api.compile(a.checkpoint, a.output, dump_ir=a.dump_ir, progress=meter, **compile_choices(a))
     if not a.quiet:
         from graphllm.cli.show import page
 

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from graphllm.cli.choices import model_choices, sampler_choices
+from graphllm.cli.choices import load_choices, sampler_choices
 from graphllm.cli.terminal import Meter, say
 from graphllm.errors import RunError
 
@@ -21,8 +21,7 @@ def run(a: argparse.Namespace) -> int:
     prompt = _prompt(a)
     started = time.perf_counter()
     with Meter() as meter:
-        choices = model_choices(a) | {"slots": a.slots}
-        model = api.load(a.model, expand=a.expand, progress=meter, say=say, **choices)
+        model = api.load(a.model, expand=a.expand, progress=meter, say=say, **load_choices(a))
         limit = None if a.max_tokens == -1 else a.max_tokens
         answer = model.stream(prompt, max_tokens=limit, stop=a.stop, ignore_eos=a.ignore_eos, **sampler_choices(a))
     ready = time.perf_counter() - started

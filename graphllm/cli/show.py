@@ -8,22 +8,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphllm.cli.choices import model_choices
+from graphllm.cli.choices import compile_choices
 from graphllm.cli.output import write_text
 
 if TYPE_CHECKING:
-    from graphllm.compiler.inspection import Inspection
+    from graphllm.api.inspection import Inspection
     from graphllm.ir.core import Module
 
 _BY_SUFFIX = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".json": "json"}
 
 
 def run(a: argparse.Namespace) -> int:
-    from graphllm.compiler.inspection import inspect
+    from graphllm.api.inspection import inspect
     from graphllm.compiler.options import Options
     from graphllm.frontends.overrides import NO_OVERRIDES
 
-    choices = model_choices(a)
+    choices = compile_choices(a)
     del choices["tokenizer"]  # nothing shown depends on it
     choices["overrides"] = choices["overrides"] or NO_OVERRIDES
     write_text(a.output, _shown(inspect(Path(a.model), Options(**choices)), a))

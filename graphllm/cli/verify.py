@@ -7,13 +7,16 @@ import argparse
 
 def run(a: argparse.Namespace) -> int:
     from graphllm.codegen.numpy.generate import generate
-    from graphllm.compiler.link import check_weights, module_of
+    from graphllm.compiler.interface import check_interface
+    from graphllm.compiler.link import check_kernels, check_weights, module_of
     from graphllm.plan.place import size_text
     from graphllm.plan.plan_file import PlanFile
 
     with PlanFile.open(a.plan, verify="all") as plan:
         lowered = module_of(plan, "lowered/numpy")
         check_weights(plan, module_of(plan, "ir"))
+        check_interface(lowered, a.plan)
+        check_kernels(lowered, a.plan)
         check_weights(plan, lowered)
         generate(lowered)
         print(f"{a.plan}: good; {len(plan.weights)} weights, {size_text(plan.weight_bytes)}, all digests match")

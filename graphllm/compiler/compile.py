@@ -25,7 +25,7 @@ from graphllm.ir.types import TensorType
 from graphllm.passes.manager import Pass, Report, dump_module, run_passes
 from graphllm.passes.pipeline import lowering, portable
 from graphllm.plan.container import TensorSpec
-from graphllm.plan.plan_file import write_plan
+from graphllm.plan.plan_file import Late, write_plan
 from graphllm.plan.provenance import hash_file
 from graphllm.plan.tokenizer_data import TokenizerData
 
@@ -104,31 +104,42 @@ def write(
                 raise CheckpointError(f"{file}: changed while it was compiled; compile it again when it is complete")
         return evaluate(lowered.weights[name])
 
-    hashes = _hashes(checkpoint.files, progress)
-    write_plan(
-        out,
-        texts={
-            "ir": print_module(compiled.optimised),
-            f"lowered/{NUMPY.name}": print_module(lowered),
-            f"source/{NUMPY.name}": generate(lowered, narrow_weights(lowered, ("i8",))),
-        },
-        documents={
-            "config": asdict(checkpoint.config),
-            "options": {**options.as_json(), "steps": asdict(compiled.steps), "group": checkpoint.group},
-            "provenance": {
-                "format": checkpoint.format,
-                "files": hashes,
-                "notes": list(checkpoint.notes),
-                "graphllm": __version__,
-                "numpy": version("numpy"),
-            },
-            "report": {"passes": [r.as_json() for r in compiled.reports]},
-        },
-        tokenizer=tokenizer,
-        weights=[TensorSpec(w.name, w.type.dtype, w.type.shape) for w in stored],
-        read_weight=read,
-        progress=(lambda done, total: progress("writing", done, total)) if progress else None,
-    )
+    def provenance(hashes: Sequence[str]) -> dict[str, Any]:
+        """Names only: a plan tells nothing of where it was made."""
+        files = zip(checkpoint.files, compiled.seen, hashes, strict=True)
+        return {
+            "format": checkpoint.format,
+            "files": [{"name": f.name, "bytes": seen[2], "sha256": digest} for f, seen, digest in files],
+            "notes": list(checkpoint.notes),
+            "graphllm": __version__,
+            "numpy": version("numpy"),
+        }
+
+    with ThreadPoolExecutor(1) as pool:  # hashes what is read, beside the writing
+        hashing = [pool.submit(hash_file, file) for file in checkpoint.files]
+        try:
+            write_plan(
+                out,
+                texts={
+                    "ir": print_module(compiled.optimised),
+                    f"lowered/{NUMPY.name}": print_module(lowered),
+                    f"source/{NUMPY.name}": generate(lowered, narrow_weights(lowered, ("i8",))),
+                },
+                documents={
+                    "config": asdict(checkpoint.config),
+                    "options": {**options.as_json(), "steps": asdict(compiled.steps), "group": checkpoint.group},
+                    "provenance": Late(
+                        provenance(["0" * 64] * len(hashing)), lambda: provenance([h.result()[1] for h in hashing])
+                    ),
+                    "report": {"passes": [r.as_json() for r in compiled.reports]},
+                },
+                tokenizer=tokenizer,
+                weights=[TensorSpec(w.name, w.type.dtype, w.type.shape) for w in stored],
+                read_weight=read,
+                progress=(lambda done, total: progress("writing", done, total)) if progress else None,
+            )
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def narrow_weights(module: Module, dtypes: tuple[str, ...]) -> frozenset[str]:
@@ -153,14 +164,3 @@ def _looks(files: tuple[Path, ...]) -> tuple[tuple[int, ...], ...]:
         except OSError:
             out.append((-1, -1, -1, -1))
     return tuple(out)
-
-
-def _hashes(files: tuple[Path, ...], progress: Progress | None) -> list[dict[str, Any]]:
-    """Name, bytes and sha256 of every file read; names only, a plan tells nothing of where it was made."""
-    with ThreadPoolExecutor(2) as pool:
-        out: list[dict[str, Any]] = []
-        for done, (file, (size, digest)) in enumerate(zip(files, pool.map(hash_file, files), strict=True), 1):
-            out.append({"name": file.name, "bytes": size, "sha256": digest})
-            if progress is not None:
-                progress("hashing", done, len(files))
-    return out

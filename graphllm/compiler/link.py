@@ -108,7 +108,7 @@ def link_numpy(plan: PlanFile, module: Module, expand: Expand = "auto", *, poiso
     check_weights(plan, module)
     check_memory(module)
     conversions = [op for f in module.functions.values() for op in f.walk() if NUMPY.virtual(op)]
-    tiled = _tiled(conversions, expand)
+    tiled, storage = _tiled(conversions, expand)
     rooms = [
         tile_rows(op.result.type.shape, int(str(op.attrs.get("group", 0)))) * op.result.type.shape[1]
         for op in conversions
@@ -119,20 +119,28 @@ def link_numpy(plan: PlanFile, module: Module, expand: Expand = "auto", *, poiso
         generate(module, tiled),
         plan.weight,
         expanded,
+        storage=storage,
         tile_floats=max(rooms, default=0),
         poison=poison,
     )
 
 
-def _tiled(conversions: list[Operation], expand: Expand) -> frozenset[str]:
-    """Weights to convert tile by tile: int8 always, 16-bit ones where their f32 form has no room."""
+def _tiled(conversions: list[Operation], expand: Expand) -> tuple[frozenset[str], str]:
+    """Weights to convert tile by tile: int8 always, 16-bit ones where f32 has no room. And that in words."""
     matrices = {v.name: v for op in conversions for v in op.operands[:1] if isinstance(v, Weight)}
     matrices = {name: v for name, v in matrices.items() if len(v.type.shape) == 2}
-    int8 = {name for name, v in matrices.items() if v.type.dtype == "i8"}
+    int8 = frozenset(name for name, v in matrices.items() if v.type.dtype == "i8")
+    sixteen_bit = frozenset(matrices) - int8
+    if not matrices:
+        return int8, ""
     if expand == "always":
-        return frozenset()
-    if expand == "auto":
-        room, need = available_bytes(), sum(4 * v.type.numel for name, v in matrices.items() if name not in int8)
-        if room is None or need <= room * _HALF_OF_MEMORY:
-            return frozenset(int8)
-    return frozenset(matrices)
+        return frozenset(), "weights expanded to f32"
+    if not sixteen_bit:
+        return int8, "int8 weights converted tile by tile, every step"
+    need, room = 4 * sum(matrices[name].type.numel for name in sixteen_bit), available_bytes()
+    if expand == "auto" and (room is None or need <= room * _HALF_OF_MEMORY):
+        return int8, f"16-bit weights expanded to f32, {size_text(need)}"
+    words = "16-bit weights converted tile by tile, every step"
+    if expand == "auto" and room is not None:
+        words += f": in f32 they take {size_text(need)}, {size_text(room)} is free"
+    return frozenset(matrices), words

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, get_args
@@ -84,11 +85,22 @@ class PlanFile:
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A document that is known only when the weights have been written: ``draft`` has its length, ``final`` its words.
+
+    So what describes the sources can be found out while they are being read.
+    """
+
+    draft: Mapping[str, Any]
+    final: Callable[[], Mapping[str, Any]]
+
+
 def write_plan(
     path: str | os.PathLike[str],
     *,
     texts: Mapping[str, str],
-    documents: Mapping[str, Mapping[str, Any]],
+    documents: Mapping[str, Mapping[str, Any] | Late],
     tokenizer: TokenizerData | None,
     weights: Sequence[TensorSpec],
     read_weight: Callable[[str], NDArray[Any]],
@@ -100,7 +112,11 @@ def write_plan(
     """
     where = shown(path)
     small = {_TEXT + key: _encoded(text, f"{where}: text {key!r}") for key, text in sorted(texts.items())}
+    late: dict[str, Callable[[], bytes]] = {}
     for key, document in sorted(documents.items()):
+        if isinstance(document, Late):
+            late[_JSON + key] = partial(_resolved, document, f"{where}: document {key!r}")
+            document = document.draft
         small[_JSON + key] = dump_json(document, f"{where}: document {key!r}")
     if tokenizer is not None:
         about = {"kind": tokenizer.kind, "config": tokenizer.config, "chat_template": tokenizer.chat_template}
@@ -111,10 +127,16 @@ def write_plan(
 
     def read(name: str) -> NDArray[Any]:
         if name in small:
-            return np.frombuffer(small[name], np.uint8)
+            return np.frombuffer(late[name]() if name in late else small[name], np.uint8)
         return read_weight(name.removeprefix(_WEIGHT))
 
     write_container(path, specs, read, {}, progress)
+
+
+def _resolved(document: Late, where: str) -> bytes:
+    final = dump_json(document.final(), where)
+    assert len(final) == len(dump_json(document.draft, where)), f"{where}: its final form has another length"
+    return final
 
 
 def _read_plan(container: Container) -> PlanFile:

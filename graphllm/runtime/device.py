@@ -39,6 +39,7 @@ class Device(Protocol):
     """Runs the functions of one lowered module."""
 
     name: str
+    storage: str  # how weights that are not f32 are held, in words; '' where all are
 
     @property
     def memory(self) -> DeviceMemory:

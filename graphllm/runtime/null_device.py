@@ -20,6 +20,7 @@ class NullDevice:
     """A lowered module on nothing. Every method raises PlanError naming function, operation and value."""
 
     name = "null"
+    storage = ""
 
     def __init__(self, module: Module) -> None:
         self._module = module

@@ -42,6 +42,7 @@ class NumpyDevice:
         source: its generated text; it is executed, so it must come from our own generator and from nowhere else.
         read_weight: a stored weight by name, as it lies in the plan.
         expand: turns a stored weight into f32.
+        storage: how weights that are not f32 are held, in words.
         tile_floats: size of the buffer for weights that are converted tile by tile.
         poison: fill the arena with NaN before every step, to show that no step reads what an earlier one left.
     """
@@ -55,9 +56,11 @@ class NumpyDevice:
         read_weight: Callable[[str], Array],
         expand: Expand,
         *,
+        storage: str = "",
         tile_floats: int = 0,
         poison: bool = False,
     ) -> None:
+        self.storage = storage
         self._module = module
         self._poison = poison
         self._weights = _Weights(read_weight, expand, tile_floats)

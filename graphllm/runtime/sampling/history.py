@@ -11,6 +11,7 @@ vocabulary. The formulas act on logits, count c > 0 within the window:
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,12 +58,15 @@ class TokenCounts:
                 self._forget()
                 raise RunError(f"history[{position}]: token id {token}; expected 0 to {self._vocab - 1}")
             self._enter(token)
-            if self._window and position >= self._window:
-                self._leave(history[position - self._window])
+            if self._window:
+                self._latest.append(token)
+                if len(self._latest) > self._window:
+                    self._leave(self._latest.popleft())
             self._length, self._last = position + 1, token
 
     def _forget(self) -> None:
         self._place: dict[int, int] = {}  # token -> where it lies in the arrays
+        self._latest: deque[int] = deque()  # the counted tokens, where there is a window
         self._length = 0
         self._last = -1
 

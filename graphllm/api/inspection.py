@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
-from graphllm.compiler.link import module_of
+from graphllm.api.plan import Plan, Stage
 from graphllm.compiler.options import Options
 from graphllm.errors import GraphLLMError
 from graphllm.frontends.config import ModelConfig
@@ -17,8 +17,6 @@ from graphllm.ir.core import Module
 from graphllm.ir.parser import parse_module
 from graphllm.ir.verifier import verify
 from graphllm.plan.plan_file import PlanFile, is_plan
-
-Stage = Literal["traced", "optimised", "lowered"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ def inspect(path: Path, options: Options) -> Inspection:
         GraphLLMError: in one line, what is wrong with it.
     """
     if is_plan(path):
-        return _plan(PlanFile.open(path, verify="none"))
+        return _plan(Plan(PlanFile.open(path, verify="none")))
     if (text := _text_ir(path)) is not None:
         module = parse_module(text, str(path))
         verify(module)
@@ -59,18 +57,12 @@ def inspect(path: Path, options: Options) -> Inspection:
     return Inspection(stages.__getitem__, config, [r.as_json() for r in c.reports])
 
 
-def _plan(plan: PlanFile) -> Inspection:
-    def stage(name: Stage) -> Module:
-        if name == "traced":
-            from graphllm.compiler.relower import traced
-
-            return traced(plan)
-        return module_of(plan, "ir" if name == "optimised" else "lowered/numpy")
-
-    passes: Any = plan.documents.get("report", {}).get("passes", [])
-    record = plan.documents.get("config", {})
-    config = {f.name: record[f.name] for f in fields(ModelConfig) if f.name in record}  # JSON forgot their order
-    return Inspection(stage, config, cast(list[Any], passes) if isinstance(passes, list) else ())
+def _plan(plan: Plan) -> Inspection:
+    passes: Any = plan.report.get("passes", [])
+    config = {
+        f.name: plan.config[f.name] for f in fields(ModelConfig) if f.name in plan.config
+    }  # JSON forgot the order
+    return Inspection(plan.stage, config, cast(list[Any], passes) if isinstance(passes, list) else ())
 
 
 def _text_ir(path: Path) -> str | None:
