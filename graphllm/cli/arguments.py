@@ -137,7 +137,7 @@ def _opt(p: argparse.ArgumentParser) -> None:
 
 
 def _verify(p: argparse.ArgumentParser) -> None:
-    p.description = "Read a plan whole: every digest, the rules of its IR, the code it gives."
+    p.description = "Read a plan whole: every digest, the rules of its IR, its code, each step run dry."
     p.add_argument("plan")
 
 

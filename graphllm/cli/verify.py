@@ -1,4 +1,4 @@
-"""``graphllm verify``: everything a plan says, checked."""
+"""``graphllm verify``: everything a plan says, checked: digests, IR, code, and each step on the null device."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ def run(a: argparse.Namespace) -> int:
     from graphllm.compiler.link import check_kernels, check_weights, module_of
     from graphllm.plan.place import size_text
     from graphllm.plan.plan_file import PlanFile
+    from graphllm.runtime.dry_run import dry_run
 
     with PlanFile.open(a.plan, verify="all") as plan:
         lowered = module_of(plan, "lowered/numpy")
@@ -19,5 +20,7 @@ def run(a: argparse.Namespace) -> int:
         check_kernels(lowered, a.plan)
         check_weights(plan, lowered)
         generate(lowered)
-        print(f"{a.plan}: good; {len(plan.weights)} weights, {size_text(plan.weight_bytes)}, all digests match")
+        dry_run(lowered)
+        held = f"{len(plan.weights)} weights, {size_text(plan.weight_bytes)}"
+        print(f"{a.plan}: good; {held}, all digests match, every step reads what was written")
     return 0
