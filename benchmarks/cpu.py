@@ -97,6 +97,7 @@ def big(name: str, folder: Path, rounds: int) -> dict[str, float]:
     names = [w.name for w in stored if len(w.type.shape) == 2 and (tied or w.name != "tok_emb")]
     matrices = [model.plan.file.weight(n) for n in names]
     layers = [m for n, m in zip(names, matrices, strict=True) if n not in ("tok_emb", "lm_head")]
+    classifier = matrices[names.index("tok_emb" if tied else "lm_head")]
     rng = np.random.default_rng(0)
     columns = {m.shape[1]: rng.random(m.shape[1], np.float32) for m in matrices}
     results = {m.shape[0]: np.empty(m.shape[0], np.float32) for m in matrices}
@@ -116,6 +117,7 @@ def big(name: str, folder: Path, rounds: int) -> dict[str, float]:
     def bare_gemms() -> None:
         for m in layers:
             np.matmul(blocks[m.shape[1]], m.T, out=wide[m.shape[0]])
+        np.dot(classifier, columns[classifier.shape[1]], out=results[classifier.shape[0]])  # the last row's logits
 
     def prefill() -> None:
         engine.truncate(0)

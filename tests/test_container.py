@@ -14,6 +14,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from blake3 import blake3
 
 from graphllm.errors import PlanError
 from graphllm.plan import container as container_module
@@ -100,7 +101,7 @@ def test_digests_are_those_of_the_data_and_of_the_header(tmp_path: Path) -> None
     zeroed = content[: 8 + length].replace(ours["digest"].encode(), b"0" * 64)
     assert hashlib.sha256(zeroed).hexdigest() == ours["digest"]
     data = [content[8 + length :][slice(*found["data_offsets"])] for found in entries.values()]
-    assert ours["sha256"] == "".join(hashlib.sha256(part).hexdigest() for part in data)
+    assert ours["blake3"] == "".join(blake3(part).hexdigest() for part in data)
 
 
 def test_arrays_that_are_not_contiguous_or_not_aligned(tmp_path: Path) -> None:
@@ -119,9 +120,9 @@ def test_arrays_that_are_not_contiguous_or_not_aligned(tmp_path: Path) -> None:
 def test_one_tensor_at_a_time_and_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, delay: float) -> None:
     def slowly(content: memoryview) -> str:
         time.sleep(delay)
-        return hashlib.sha256(content).hexdigest()
+        return str(blake3(content).hexdigest())
 
-    monkeypatch.setattr(container_module, "_sha256", slowly)
+    monkeypatch.setattr(container_module, "_blake3", slowly)
     size, count = 4 << 20, 12
     specs = [TensorSpec(f"t{i}", "u8", (size,)) for i in range(count)]
     seen: list[tuple[int, int]] = []

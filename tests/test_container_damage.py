@@ -34,7 +34,7 @@ def hostile(tensors: dict[str, Any] | str, data: bytes, count: int | None = None
     """A sealed file with honest metadata around given tensor entries."""
     body = json.dumps(tensors)[1:-1] if isinstance(tensors, dict) else tensors
     digests = "0" * 64 * (len(tensors) if count is None else count)
-    ours = {"digest": ZEROS.decode(), "format": "gllm", "version": version, "sha256": digests}
+    ours = {"digest": ZEROS.decode(), "format": "gllm", "version": version, "blake3": digests}
     text = '{"__metadata__":' + json.dumps(ours, separators=(",", ":")) + ("," + body if body else "") + "}"
     return sealed(text, data)
 
@@ -129,14 +129,14 @@ def test_metadata_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "b.gllm"
     start = '{"__metadata__":{"digest":"' + "0" * 64 + '"'
     assert "format 'gllm'" in refused(path, sealed(start + "}}"))
-    assert "format 'gllm'" in refused(path, sealed(start + ',"format":"pt","version":"1","sha256":""}}'))
+    assert "format 'gllm'" in refused(path, sealed(start + ',"format":"pt","version":"1","blake3":""}}'))
     assert "strings" in refused(path, sealed(start + ',"format":"gllm","version":"1"}}'))
-    assert "strings" in refused(path, sealed(start + ',"format":"gllm","version":"1","sha256":3}}'))
-    assert "strings" in refused(path, sealed(start + ',"format":"gllm","version":"1","sha256":"","x":{}}}'))
-    assert "digests" in refused(path, sealed(start + ',"format":"gllm","version":"1","sha256":"00"}}'))
+    assert "strings" in refused(path, sealed(start + ',"format":"gllm","version":"1","blake3":3}}'))
+    assert "strings" in refused(path, sealed(start + ',"format":"gllm","version":"1","blake3":"","x":{}}}'))
+    assert "digests" in refused(path, sealed(start + ',"format":"gllm","version":"1","blake3":"00"}}'))
     assert "digests" in refused(path, hostile({"a": GOOD}, bytes(64), 2))
     assert "multiple of 64" in refused(
-        path, sealed(start + ',"format":"gllm","version":"1","sha256":""}}' + " " * 5, pad=False)
+        path, sealed(start + ',"format":"gllm","version":"1","blake3":""}}' + " " * 5, pad=False)
     )
 
 

@@ -31,6 +31,7 @@ IMPORTS = {
     "numpy",
     "graphllm.codegen.kernels.numpy.attention",
     "graphllm.codegen.kernels.numpy.convert",
+    "graphllm.codegen.kernels.numpy.swiglu",
 }
 GENERATED = re.compile(r"[a-z_]+_\d+|function_\w+|run|step|[a-z]+\d+")  # names of kernels, functions, variables
 PARAMETERS = {"arena", "weight", "state", "value", "position", "slot", "start", "live", "rows", "t", "r", "left"}

@@ -7,7 +7,7 @@ import argparse
 
 def run(a: argparse.Namespace) -> int:
     from graphllm.codegen.numpy.generate import generate
-    from graphllm.compiler.interface import check_interface
+    from graphllm.runtime.interface import check_interface
     from graphllm.compiler.link import check_kernels, check_weights, module_of
     from graphllm.plan.place import size_text
     from graphllm.plan.plan_file import PlanFile

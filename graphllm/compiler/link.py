@@ -11,7 +11,7 @@ from typing import Literal
 from graphllm.codegen.kernels.numpy.convert import expanded, tile_rows
 from graphllm.codegen.numpy.generate import generate
 from graphllm.codegen.numpy.target import NUMPY
-from graphllm.compiler.interface import check_interface
+from graphllm.runtime.interface import check_interface
 from graphllm.errors import GraphLLMError, PlanError, RunError
 from graphllm.ir.core import Module, Operation, Weight
 from graphllm.ir.lifetime import owns_memory

@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields, replace
 from functools import cache
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from graphllm.compiler.interface import MAX_CONTEXT, MAX_SLOTS
+from graphllm.runtime.interface import MAX_CONTEXT, MAX_SLOTS
 from graphllm.errors import PlanError
 from graphllm.frontends.config import ModelConfig, RopeScaling
 from graphllm.frontends.sizes import check_sizes

@@ -8,7 +8,6 @@ a mapped file with SIGBUS, which no program can turn into an error message.
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import stat
@@ -89,7 +88,7 @@ def write_container(
             while hashing and sum(size for _, size in hashing) + spec.nbytes > largest:
                 hashing.popleft()[0].result()
             content = _content(read(spec.name), spec, where)
-            digests.append(hashers.submit(_sha256, content))
+            digests.append(hashers.submit(_blake3, content))
             hashing.append((digests[-1], spec.nbytes))
             for begin in range(0, spec.nbytes, _SLICE):
                 with content[begin : begin + _SLICE] as part:
@@ -148,12 +147,12 @@ class Container:
         chosen = list(self.specs) if names is None else list(names)
         contents = map(self.content, chosen)
         if sum(self.specs[name].nbytes for name in chosen) < _HASH_TOGETHER:
-            self._compare(chosen, map(_sha256, contents))
+            self._compare(chosen, map(_blake3, contents))
             return
         from concurrent.futures import ThreadPoolExecutor
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as hashers:
-            self._compare(chosen, hashers.map(_sha256, contents))
+            self._compare(chosen, hashers.map(_blake3, contents))
 
     def close(self) -> None:
         """Let go of the file. Arrays still in use keep their map until the last of them is gone."""
@@ -171,7 +170,7 @@ class Container:
         for name, got in zip(names, digests, strict=True):
             if got != self._digests[name]:
                 raise PlanError(
-                    f"{shown(self.path)}: tensor {name!r} is damaged; expected sha256 {self._digests[name][:12]}, "
+                    f"{shown(self.path)}: tensor {name!r} is damaged; expected blake3 {self._digests[name][:12]}, "
                     f"got {got[:12]}; copy or compile the file again"
                 )
 
@@ -183,8 +182,10 @@ def _content(array: NDArray[Any], spec: TensorSpec, where: str) -> memoryview:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def _sha256(content: memoryview) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _blake3(content: memoryview) -> str:
+    from blake3 import blake3
+
+    return blake3(content).hexdigest()
 
 
 def _open_regular(path: str | os.PathLike[str], where: str) -> int:

@@ -3,10 +3,10 @@
 A safetensors header (u64 length, JSON, spaces) with stricter rules. It begins with our own four entries, in this
 order and in every version, so that an old reader can tell a newer file from a damaged one:
 
-    {"__metadata__":{"digest":D,"format":"gllm","version":"1","sha256":S, ...},"name":{"dtype":..},...}
+    {"__metadata__":{"digest":D,"format":"gllm","version":"1","blake3":S, ...},"name":{"dtype":..},...}
 
 D is the sha256 of the whole header, length and padding included, with D itself read as 64 zeros. S is the tensors'
-sha256 digests, 64 hex digits each, in the order of the data; so the header's size is known before any data is. The
+blake3 digests, 64 hex digits each, in the order of the data; so the header's size is known before any data is. The
 tensors stand in the order of their data, every one aligned to its item size, without holes. D finds damage, not
 malice: who rewrites a file can rewrite D, so every rule is checked all the same.
 """
@@ -48,7 +48,7 @@ _DIGESTS: Final = re.compile(r"[0-9a-f]*")
 _BEFORE_DIGEST: Final = b'{"__metadata__":{"digest":"'
 _DIGEST_AT: Final = 8 + len(_BEFORE_DIGEST)
 _ZEROS: Final = "0" * 64
-_OURS: Final = ("digest", "format", "version", "sha256")
+_OURS: Final = ("digest", "format", "version", "blake3")
 _AGAIN: Final = "copy or compile the file again"
 
 
@@ -96,7 +96,7 @@ def render_header(ordered: Sequence[TensorSpec], digests: Sequence[str], metadat
             "digest": _ZEROS,
             "format": "gllm",
             "version": str(PLAN_VERSION),
-            "sha256": "".join(digests),
+            "blake3": "".join(digests),
             **dict(sorted(metadata.items())),
         }
     }
@@ -150,9 +150,9 @@ def parse_header(raw: bytes, file_size: int, where: str) -> Header:
     _check_digest(raw, where)
     entries = parse_object(raw[8:], f"{where}: header")
     ours = _metadata(entries.pop("__metadata__", None), where)
-    digests = ours["sha256"]
+    digests = ours["blake3"]
     if len(digests) != 64 * len(entries) or not _DIGESTS.fullmatch(digests):
-        raise PlanError(f"{where}: damaged header; expected {len(entries)} sha256 digests of tensors; {_AGAIN}")
+        raise PlanError(f"{where}: damaged header; expected {len(entries)} blake3 digests of tensors; {_AGAIN}")
     specs: list[TensorSpec] = []
     begins: list[int] = []
     at = len(raw)
@@ -199,8 +199,8 @@ def _metadata(value: object, where: str) -> dict[str, str]:
             f"{where}: made by a newer graphllm (plan version {version}, this one reads up to {PLAN_VERSION}); "
             "update graphllm, or compile the checkpoint with this one"
         )
-    if "sha256" not in entries or not all(isinstance(text, str) for text in entries.values()):
-        raise PlanError(f"{where}: damaged header; expected metadata of strings, with sha256 among them; {_AGAIN}")
+    if "blake3" not in entries or not all(isinstance(text, str) for text in entries.values()):
+        raise PlanError(f"{where}: damaged header; expected metadata of strings, with blake3 among them; {_AGAIN}")
     return cast("dict[str, str]", entries)
 
 

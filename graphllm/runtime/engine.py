@@ -14,7 +14,6 @@ from numbers import Integral
 from graphllm.errors import RunError
 from graphllm.ir.core import Module
 from graphllm.runtime.device import Device, Logits, Row
-from graphllm.runtime.steps import check_steps
 
 CALL_ROWS = 12
 
@@ -22,12 +21,11 @@ CALL_ROWS = 12
 class Engine:
     """Slots 0 … B-1 of a device, each a sequence of at most ``context`` positions.
 
-    Logits are views of the device's memory, good until the next call. Raises PlanError for a module whose functions are
-    not the steps of a language model.
+    Logits are views of the device's memory, good until the next call. The module is one that ``runtime.interface`` has
+    found to be a model: that is asked once, before a device takes it.
     """
 
     def __init__(self, device: Device, module: Module) -> None:
-        check_steps(module)
         self.device = device
         self.vocab = module.functions["decode"].results[0].type.shape[-1]
         state = next(iter(module.states.values())).type.shape
@@ -73,7 +71,8 @@ class Engine:
     def step_many(self, tokens: Sequence[tuple[int, int]]) -> list[Logits]:
         """Append one token to each of several slots: (token, slot) pairs -> logits [V] each, in one step.
 
-        Every row is computed as if it were alone in the step: its logits do not depend on the others.
+        Every row is computed as if it were alone in the step: its logits do not depend on the others. Raises RunError
+        like ``feed``, for two tokens of one slot, and for more rows than a step has.
         """
         if len({slot for _, slot in tokens}) != len(tokens):
             raise RunError("batch: two tokens for one slot in one step; expected one token a slot")
@@ -90,7 +89,10 @@ class Engine:
         return [logits[i] for i in range(len(tokens))]
 
     def score(self, tokens: Sequence[int], slot: int = 0) -> Iterator[Logits]:
-        """Append tokens and yield the logits [n,V] of all of them, a block of positions at a time."""
+        """Append tokens and yield the logits [n,V] of all of them, a block of positions at a time.
+
+        Raises RunError like ``feed``, when the first block is asked for.
+        """
         self.check(tokens, slot)
         name, n = self._score
         for at in range(0, len(tokens), n):
@@ -100,7 +102,10 @@ class Engine:
             yield logits.reshape(-1, self.vocab)[: len(part)]
 
     def truncate(self, length: int, slot: int = 0) -> None:
-        """Forget all but the first ``length`` tokens of a slot. What the cache holds behind them is never read."""
+        """Forget all but the first ``length`` tokens of a slot. What the cache holds behind them is never read.
+
+        Raises RunError for a slot that does not exist.
+        """
         self._check_slot(slot)
         assert 0 <= length <= self.lengths[slot]
         self.lengths[slot] = length

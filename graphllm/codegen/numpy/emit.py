@@ -29,6 +29,9 @@ class KernelText:
     bind: list[str] = field(default_factory=list[str])
     run: list[str] = field(default_factory=list[str])
     views: int = 0
+    following: Operation | None = None  # the operation after the one being written
+    silu: Operation | None = None  # one that waits for its product
+    parts: dict[int, int] = field(default_factory=dict[int, int])  # id(value) -> id of the view that made it
     placed: bool = False  # whether some line needs to know where the rows are
 
     def let(self, expression: str) -> str:
@@ -123,15 +126,32 @@ def _linear(op: Operation, t: KernelText) -> None:
         t.run.append(f"matmul({xs}, {turned}, out={y})")  # [T,K] @ [K,N]
 
 
-def _binary(call: str) -> Callable[[Operation, KernelText], None]:
-    def write(op: Operation, t: KernelText) -> None:
-        a, b = op.operands
-        t.run.append(f"{call}({t.of(a)}, {t.of(b)}, out={t.of(op.result)})")
+def _add(op: Operation, t: KernelText) -> None:
+    a, b = op.operands
+    t.run.append(f"add({t.of(a)}, {t.of(b)}, out={t.of(op.result)})")
 
-    return write
+
+def _mul(op: Operation, t: KernelText) -> None:
+    a, b = op.operands
+    if t.silu is None:
+        t.run.append(f"multiply({t.of(a)}, {t.of(b)}, out={t.of(op.result)})")
+        return
+    gate, t.silu = t.silu.operands[0], None
+    run = t.let(f"bind_swiglu({t.of(gate)}, {t.of(b)}, {t.of(a)}, {t.of(op.result)})")
+    t.run.append(f"{run}()")
 
 
 def _silu(op: Operation, t: KernelText) -> None:
+    gate, following = op.operands[0], t.following
+    if (
+        op.result.type.shape[0] > 1
+        and following is not None
+        and (following.name, following.operands[0]) == ("mul", op.result)
+        # of one split: then the gate is still there when the product is written, wherever that lies
+        and t.parts.get(id(gate), 0) == t.parts.get(id(following.operands[1]), 1)
+    ):
+        t.silu = op  # written together with the product, tile by tile
+        return
     x, y = t.of(op.operands[0]), t.of(op.result)
     t.run += [f"negative({x}, out={y})", f"exp({y}, out={y})", f"add({y}, 1.0, out={y})", f"divide({x}, {y}, out={y})"]
 
@@ -180,6 +200,7 @@ def window(op: Operation, i: int, source: str) -> str:
 
 def _view(op: Operation, t: KernelText) -> None:
     for i, value in enumerate(op.results):
+        t.parts[id(value)] = id(op)
         t.names[id(value)] = t.let(window(op, i, t.of(op.operands[0])))
 
 
@@ -252,14 +273,14 @@ def _attention(op: Operation, t: KernelText) -> None:
 
 
 _WRITERS: Final[dict[str, Callable[[Operation, KernelText], None]]] = {
-    "add": _binary("add"),
+    "add": _add,
     "attention": _attention,
     "cast": _cast,
     "dequantize": _dequantize,
     "embed": _embed,
     "kv_write": _kv_write,
     "linear": _linear,
-    "mul": _binary("multiply"),
+    "mul": _mul,
     "reshape": _view,
     "rmsnorm": _rmsnorm,
     "rope": _rope,

@@ -31,6 +31,7 @@ from numpy import sqrt as square_root
 
 from graphllm.codegen.kernels.numpy.attention import bind_block, bind_row, bind_rows
 from graphllm.codegen.kernels.numpy.convert import bind_tiled_linear, scale_groups, widen
+from graphllm.codegen.kernels.numpy.swiglu import bind_swiglu
 '''
 
 STEMS = frozenset((*OPS, *(t.name for t in NUMPY.templates)))  # what kernels may be named for
@@ -128,7 +129,7 @@ def _call(out: _Module, function: Function, kernel: Operation, count: int, array
         arguments.append(argument)
         return name
 
-    for op in inner:
+    for at, op in enumerate(inner):
         if id(op.results[0]) in conversions:
             continue
         for i, v in enumerate(reads(op)):
@@ -153,6 +154,7 @@ def _call(out: _Module, function: Function, kernel: Operation, count: int, array
         if op.scratch is not None:
             text.scratch[id(op)] = parameter("scratch", f"arena({op.scratch[0]}, float32, ({op.scratch[1] // 4},))")
         text.tiled = tiled
+        text.following = inner[at + 1] if at + 1 < len(inner) else None
         emit(op, text)
     ir = print_operation(kernel, indent="")
     return _Call(out.kernel(kernel.template or kernel.name, parameters, text, ir), tuple(arguments), text.placed)

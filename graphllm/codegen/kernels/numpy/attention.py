@@ -117,6 +117,7 @@ def bind_block(
     g = h // k
     scaled, product, total, scores, staged_k, staged_v = _carve(scratch, block_scratch(q.shape, keys.shape))
     step = len(scaled) // g
+    ones = np.ones(s_max, np.float32)
     above = np.triu(np.full((step, step), -np.inf, np.float32), 1)  # a row does not see the rows after it
 
     def run(start: int, live: int, slot: int) -> None:
@@ -145,7 +146,7 @@ def bind_block(
                 maximum.reduce(s, axis=-1, keepdims=True, out=sums)
                 subtract(s, sums, out=s)
                 exp(s, out=s)
-                add.reduce(s, axis=-1, keepdims=True, out=sums)
+                matmul(flat, ones[: hi - lo], out=total[: g * n])  # row sums, as a product: several times faster
                 matmul(flat, staged_v[lo - base : hi - base], out=product[: g * n])  # [g*n,hi-lo] @ [hi-lo,d]
                 mixed = product[: g * n].reshape(g, n, -1)
                 divide(mixed, sums, out=out[r : r + n, head * g : (head + 1) * g].swapaxes(0, 1))
