@@ -23,6 +23,7 @@ from graphllm.ir.parser import parse_module
 from graphllm.ir.printer import print_module
 from graphllm.runtime.device import Row
 from graphllm.runtime.engine import CALL_ROWS, Engine, cover
+from graphllm.runtime.interface import check_interface
 from graphllm.runtime.null_device import NullDevice
 from graphllm.runtime.numpy_device import NumpyDevice
 from tests.lowered_models import Lowered, Storage, device, engine, lowered
@@ -306,25 +307,24 @@ def test_a_module_that_is_no_language_model_is_refused() -> None:
     second = re.compile(r"^.*(?:kv\.1\.|l1\.keys =|l1\.values =).*$", re.MULTILINE)
     shorter = second.sub(lambda line: line[0].replace("[4,2,48,8]", "[4,2,47,8]"), text)
     for changed, message in (
-        (text[:whole], "^module: has no step to run; expected the functions decode and score_N"),
-        (shorter, r"^module: its states; expected caches \[B,K,S,d\], all of the same slots B and positions S"),
-        (text[: text.index("func @score_13")], "^module: has no step to run"),
-        (text.replace("@score_13", "@score_12"), r"^func @score_12: its inputs; expected %ids: i32\[12\]"),
-        (text.replace("@prefill_8", "@prefill_x"), "^func @prefill_x: no step of that name"),
-        (text.replace("@prefill_8", "@score_8"), r"^func @score_8: its inputs; .* got .*%rows: i32\[1\]"),
-        (text.replace("%slot", "%place"), "^func @decode: its inputs; .* got .*%place"),
+        (text[:whole], "^here: functions; expected decode, a score_N and others, got none"),
+        (shorter, r"^here: state @kv\.1\.k: expected 4 slots of 48 positions as the others have, got f32\[4,2,47,8\]"),
+        (text[: text.index("func @score_13")], "^here: functions; expected decode, a score_N and others, got decode"),
+        (text.replace("@score_13", "@score_12"), r"^here: func @score_12: inputs; expected %ids: i32\[12\]"),
+        (text.replace("@prefill_8", "@prefill_x"), "^here: func @prefill_x: not a step that the runtime knows"),
+        (text.replace("@prefill_8", "@score_8"), r"^here: func @score_8: inputs; .* got .*%rows: i32\[1\]"),
+        (text.replace("%slot", "%place"), "^here: func @decode: inputs; .* got .*%place"),
         (
             text.replace(") consecutive arena", ") arena", 1),
-            "^func @prefill_8: its rows; expected consecutive, got ind",
+            "^here: func @prefill_8: rows; expected consecutive ones, got independent",
         ),
-        (text.replace("return %logits, ", "return ", 1), "^func @decode: its results"),
-        (text.replace("return %logits, ", "return %logits, %logits, ", 1), "^func @decode: its results"),
-        (text.replace("return %logits, ", "return %x, ", 1), r"^func @decode_2: its results; expected f32\[2,32\]"),
+        (text.replace("return %logits, ", "return ", 1), "^here: func @decode: results"),
+        (text.replace("return %logits, ", "return %logits, %logits, ", 1), "^here: func @decode: results"),
+        (text.replace("return %logits, ", "return %x, ", 1), r"^here: func @decode_2: results; expected f32\[2,32\]"),
     ):
         assert changed != text
-        module = parse_module(changed)
         with pytest.raises(PlanError, match=message):
-            Engine(NullDevice(module), module)
+            check_interface(parse_module(changed), "here")
 
 
 def test_memory_is_what_the_types_say() -> None:

@@ -7,11 +7,11 @@ import argparse
 
 def run(a: argparse.Namespace) -> int:
     from graphllm.codegen.numpy.generate import generate
-    from graphllm.runtime.interface import check_interface
     from graphllm.compiler.link import check_kernels, check_weights, module_of
     from graphllm.plan.place import size_text
     from graphllm.plan.plan_file import PlanFile
     from graphllm.runtime.dry_run import dry_run
+    from graphllm.runtime.interface import check_interface
 
     with PlanFile.open(a.plan, verify="all") as plan:
         lowered = module_of(plan, "lowered/numpy")

@@ -11,7 +11,6 @@ from typing import Literal
 from graphllm.codegen.kernels.numpy.convert import expanded, tile_rows
 from graphllm.codegen.numpy.generate import generate
 from graphllm.codegen.numpy.target import NUMPY
-from graphllm.runtime.interface import check_interface
 from graphllm.errors import GraphLLMError, PlanError, RunError
 from graphllm.ir.core import Module, Operation, Weight
 from graphllm.ir.lifetime import owns_memory
@@ -20,6 +19,7 @@ from graphllm.ir.parser import parse_module
 from graphllm.ir.verifier import verify
 from graphllm.plan.place import size_text
 from graphllm.plan.plan_file import PlanFile
+from graphllm.runtime.interface import check_interface
 from graphllm.runtime.memory import available_bytes
 from graphllm.runtime.numpy_device import NumpyDevice
 

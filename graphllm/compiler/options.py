@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from graphllm.runtime.interface import MAX_CONTEXT, MAX_SLOTS
 from graphllm.errors import GraphLLMError
 from graphllm.frontends.overrides import NO_OVERRIDES, Overrides
 from graphllm.frontends.trace import Steps
 from graphllm.ir.types import DType
+from graphllm.runtime.interface import MAX_CONTEXT, MAX_SLOTS
 
 DEFAULT_CONTEXT = 4096
 

@@ -12,12 +12,12 @@ from dataclasses import MISSING, fields, replace
 from functools import cache
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from graphllm.runtime.interface import MAX_CONTEXT, MAX_SLOTS
 from graphllm.errors import PlanError
 from graphllm.frontends.config import ModelConfig, RopeScaling
 from graphllm.frontends.sizes import check_sizes
 from graphllm.frontends.trace import Steps
 from graphllm.plan.plan_file import PlanFile
+from graphllm.runtime.interface import MAX_CONTEXT, MAX_SLOTS
 
 _MOST_STEPS = 16  # prefill functions; each is traced and lowered
 
