@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from graphllm.ir.core import Function, Operation, Value
 from graphllm.ir.opdef import lookup
+
+ALIGNMENT: Final = 64  # bytes: a cache line, and the widest vector load; places in the arena are multiples of it
+
+
+def aligned(size: int) -> int:
+    """Bytes that ``size`` bytes take in the arena: whole cache lines."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 @dataclass(slots=True)

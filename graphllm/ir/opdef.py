@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from graphllm.errors import VerifyError
 from graphllm.ir.core import Attr, Attrs, Value
@@ -159,9 +159,9 @@ def _coerce(op_name: str, key: str, value: object, kind: str) -> Attr:
         case "str" if isinstance(value, str):
             return value
         case "ints" if isinstance(value, (tuple, list)):
-            items: tuple[object, ...] = tuple(value)  # type: ignore[arg-type]
+            items = tuple(cast("tuple[object, ...] | list[object]", value))
             if all(isinstance(i, int) and not isinstance(i, bool) for i in items):
-                return items  # type: ignore[return-value]
+                return cast("tuple[int, ...]", items)
         case _:
             pass
     raise VerifyError(f"{op_name}: attribute {key}; expected {_EXPECTED[kind]}, got {value!r}")

@@ -14,12 +14,11 @@ from typing import Final, NamedTuple, NoReturn
 
 from graphllm.errors import VerifyError
 from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
-from graphllm.ir.lifetime import Lifetimes, owns_memory
+from graphllm.ir.lifetime import ALIGNMENT, Lifetimes, owns_memory
 from graphllm.ir.opdef import lookup
 from graphllm.ir.types import NUMPY_DTYPES, TensorType
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
-_ALIGNMENT: Final = 64  # bytes: a cache line
 
 
 def verify(module: Module) -> None:
@@ -202,10 +201,10 @@ class _Checker:
         used.sort(key=lambda u: u.first)
         alive: list[_Used] = []  # sweep over time: whoever is in use at once must not overlap
         for new in used:
-            if new.offset < 0 or new.offset % _ALIGNMENT or new.bytes < 0 or new.offset + new.bytes > size:
+            if new.offset < 0 or new.offset % ALIGNMENT or new.bytes < 0 or new.offset + new.bytes > size:
                 self.fail(
                     f"{new.what} takes {new.bytes} bytes in arena+{new.offset}; "
-                    f"expected a multiple of {_ALIGNMENT} inside {size}"
+                    f"expected a multiple of {ALIGNMENT} inside {size}"
                 )
             alive = [old for old in alive if old.last >= new.first]
             for old in alive:

@@ -28,11 +28,10 @@ from dataclasses import dataclass, replace
 
 from graphllm.ir.builder import kernel
 from graphllm.ir.core import Function, Module, Operation, Value
-from graphllm.ir.lifetime import Block, Lifetimes, owns_memory
+from graphllm.ir.lifetime import Block, Lifetimes, aligned, owns_memory
 from graphllm.ir.target import Target
 from graphllm.passes.rewrite import map_functions, rebuild, remap
 
-ALIGNMENT = 64  # bytes: a cache line, and the widest vector load
 _REPAIRS = 24  # of each order; nearly every function needs none
 
 
@@ -62,7 +61,7 @@ def _place(function: Function, target: Target) -> Function:
     placed_blocks = [b for b in lifetimes.blocks if not b.inner or id(b.root) in in_arena]
     intervals, of_block = _intervals(lifetimes, placed_blocks)
     scratch = {
-        id(op): Interval(_aligned(bytes_), *lifetimes.when[id(op)])
+        id(op): Interval(aligned(bytes_), *lifetimes.when[id(op)])
         for op in function.walk()
         if (bytes_ := target.scratch(op))
     }
@@ -84,7 +83,7 @@ def _intervals(lifetimes: Lifetimes, blocks: Sequence[Block]) -> tuple[list[Inte
             interval = of_block[id(old)]
             interval.last = block.last
         else:
-            interval = Interval(_aligned(block.bytes), block.first, block.last)
+            interval = Interval(aligned(block.bytes), block.first, block.last)
             intervals.append(interval)
         of_block[id(block)] = interval
     return intervals, of_block
@@ -148,10 +147,6 @@ def _greedy(intervals: Sequence[Interval]) -> int:
         placed.append(new)
         placed.sort(key=lambda i: i.offset)
     return size
-
-
-def _aligned(bytes_: int) -> int:
-    return -(-bytes_ // ALIGNMENT) * ALIGNMENT
 
 
 def arena_bounds(function: Function) -> tuple[int, int]:

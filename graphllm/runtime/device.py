@@ -1,7 +1,8 @@
 """What a device is to the rest of the runtime: a handful of methods over a lowered module.
 
-A device allocates three things when it is made (weights, arena, states) and nothing afterwards. The logits it returns
-are its own memory, good until its next step.
+A device holds three things: weights, arena and states. It takes the memory of arena and states when it is made, that of
+weights it must hold in another form before a function first runs, and nothing from step to step. The logits it returns
+are its own, good until its next step.
 """
 
 from __future__ import annotations

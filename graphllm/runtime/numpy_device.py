@@ -1,7 +1,7 @@
 """The NumPy device: arrays over one arena, and the generated module bound to them.
 
 Weights that are f32 in the plan are used where they lie in the mapped file. 16-bit ones are expanded to f32 once, or
-converted tile by tile every step where memory is short; int8 groups always go tile by tile.
+converted tile by tile every step where memory is short; int8 groups go tile by tile unless asked otherwise.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from graphllm.errors import PlanError, RunError
 from graphllm.ir.core import Module
+from graphllm.ir.lifetime import ALIGNMENT
 from graphllm.ir.types import NUMPY_DTYPES
 from graphllm.runtime.device import DeviceMemory, Logits, Row
 
@@ -186,8 +187,8 @@ class _Weights:
         return self._known[key]
 
 
-def _aligned(size: int, alignment: int = 64) -> NDArray[np.uint8]:
-    """Uninitialised bytes that start at a multiple of ``alignment``."""
-    room = np.empty(size + alignment, np.uint8)
-    start = -room.ctypes.data % alignment
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """Uninitialised bytes that start where the arena's own places do: at a cache line."""
+    room = np.empty(size + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
     return room[start : start + size]

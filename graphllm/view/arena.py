@@ -10,9 +10,7 @@ from typing import Final, Literal
 
 from graphllm.errors import GraphLLMError
 from graphllm.ir.core import Function, Operation
-from graphllm.ir.lifetime import Lifetimes
-
-LINE: Final = 64  # bytes: places in the arena are multiples of it
+from graphllm.ir.lifetime import Lifetimes, aligned
 
 Role = Literal["result", "between", "inner", "scratch"]
 ROLES: Final[dict[Role, str]] = {
@@ -79,13 +77,13 @@ def stretches(function: Function) -> list[Stretch]:
         role: Role = "result" if id(block) in returned else "inner" if block.inner else "between"
         old = index.get(heirs.get(id(block), -1), -1)
         index[id(block)] = len(out)
-        size, name, kind = _lines(block.bytes), block.root.ref, str(block.root.type)
+        size, name, kind = aligned(block.bytes), block.root.ref, str(block.root.type)
         out.append(Stretch(name, kind, role, offset, size, block.first, block.last, old))
     for op in (*function.walk(), *(op for op in function.ops if op.body is not None)):
         if op.scratch is not None:
             offset, size = op.scratch
             name = f"{op.template or op.name} for {op.results[0].ref}"
-            out.append(Stretch(name, "", "scratch", offset, _lines(size), *lifetimes.when[id(op)]))
+            out.append(Stretch(name, "", "scratch", offset, aligned(size), *lifetimes.when[id(op)]))
     return out
 
 
@@ -103,7 +101,3 @@ def peak(all_stretches: list[Stretch]) -> tuple[int, int]:
     """(time, bytes) of the first moment at which most bytes are in use."""
     times = sorted({s.first for s in all_stretches})
     return max(((t, sum(s.bytes for s in in_use(all_stretches, t))) for t in times), key=lambda p: p[1], default=(0, 0))
-
-
-def _lines(count: int) -> int:
-    return -(-count // LINE) * LINE
