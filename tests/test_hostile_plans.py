@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import graphllm
+from graphllm.cli import main
 from graphllm.codegen.kernels.numpy.convert import tile_rows
 from graphllm.plan.plan_file import PlanFile
 from graphllm.plan.tokenizer_data import TokenizerData
@@ -275,6 +276,23 @@ def test_end_tokens_that_are_none(tmp_path: Path, plan: Path, eos: Any) -> None:
     with PlanFile.open(plan) as file:
         config = {**file.documents["config"], "eos_ids": eos}
     tried(forged(plan, tmp_path / "p.gllm", documents={"config": config}))
+
+
+@pytest.mark.parametrize("record", [3, {"fuse": 1}, ["fuse", None, 7], [{"name": ["\x1b[2J"], "ops": "\x1b[31m\n"}]])
+def test_reports_and_sources_of_any_shape_are_shown(
+    tmp_path: Path,
+    plan: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    record: Any,
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o700)
+    monkeypatch.setenv("GRAPHLLM_CACHE", str(cache))
+    path = forged(plan, cache / "p.gllm", documents={"report": {"passes": record}, "provenance": {"files": record}})
+    for command in (["show", str(path)], ["cache"]):
+        assert main(command) == 0, capsys.readouterr().err
+        assert "\x1b" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["tokenizer.json", "sentencepiece", "llama2.c"])

@@ -58,11 +58,12 @@ def inspect(path: Path, options: Options) -> Inspection:
 
 
 def _plan(plan: Plan) -> Inspection:
-    passes: Any = plan.report.get("passes", [])
+    recorded: Any = plan.report.get("passes")
+    passes = cast("list[object]", recorded) if isinstance(recorded, list) else []
     config = {
         f.name: plan.config[f.name] for f in fields(ModelConfig) if f.name in plan.config
     }  # JSON forgot the order
-    return Inspection(plan.stage, config, cast(list[Any], passes) if isinstance(passes, list) else ())
+    return Inspection(plan.stage, config, [cast("dict[str, Any]", p) for p in passes if isinstance(p, dict)])
 
 
 def _text_ir(path: Path) -> str | None:

@@ -8,7 +8,7 @@ import argparse
 def run(a: argparse.Namespace) -> int:
     from graphllm.compiler.cache import cache_folder, cached_plans
     from graphllm.errors import GraphLLMError, PlanError
-    from graphllm.plan.place import size_text
+    from graphllm.plan.place import shown, size_text
     from graphllm.plan.plan_file import PlanFile
 
     plans = cached_plans()
@@ -24,8 +24,8 @@ def run(a: argparse.Namespace) -> int:
         try:
             with PlanFile.open(path, verify="none") as plan:
                 files = plan.documents.get("provenance", {}).get("files", [])
-                made_of = ", ".join(str(f["name"]) for f in files[:2]) + (" …" if len(files) > 2 else "")
-        except PlanError:
+                made_of = ", ".join(shown(str(f["name"])) for f in files[:2]) + (" …" if len(files) > 2 else "")
+        except (PlanError, TypeError, KeyError):
             made_of = "damaged; it will be made again"
         print(f"{path.name}  {size_text(path.stat().st_size):>8}  {made_of}")
     print(f"{cache_folder()}: {len(plans)} plans, {size_text(total)}{' deleted' if a.clear else ''}")

@@ -105,7 +105,7 @@ def passes_table(passes: Sequence[Mapping[str, object]]) -> str:
     """What each pass did; a dash where it changed nothing."""
     rows: list[tuple[str, ...]] = []
     for p in passes:
-        numbers = [str(p.get(key, "-")) for key in ("rewrites", "ops", "kernels")]
+        numbers = [_plain(p.get(key, "-")) for key in ("rewrites", "ops", "kernels")]
         sizes = [_size(p.get(key)) for key in ("bytes_per_step", "arena")]
         rows.append((_plain(p.get("name", "")), *numbers, *sizes))
     return _table(("pass", "rewrites", "operations", "kernels", "bytes a step", "arena"), rows)
