@@ -129,7 +129,7 @@ def write(
                     "config": asdict(checkpoint.config),
                     "options": {**options.as_json(), "steps": asdict(compiled.steps), "group": checkpoint.group},
                     "provenance": Late(
-                        provenance(["0" * 64] * len(hashing)), lambda: provenance([h.result()[1] for h in hashing])
+                        provenance(["0" * 64] * len(hashing)), lambda: provenance([h.result() for h in hashing])
                     ),
                     "report": {"passes": [r.as_json() for r in compiled.reports]},
                 },

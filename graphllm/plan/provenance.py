@@ -6,23 +6,25 @@ import hashlib
 import os
 from pathlib import Path
 
-from graphllm.errors import PlanError
+from graphllm.errors import CheckpointError
 from graphllm.plan.place import refusal, shown
 
 _SLICE = 8 << 20
 
 
-def hash_file(path: str | os.PathLike[str]) -> tuple[int, str]:
-    """Size in bytes and sha256 in hex of a file. May run in a thread: reading and hashing both release the GIL."""
+def hash_file(path: str | os.PathLike[str]) -> str:
+    """The sha256 of a source file in hex. May run in a thread: reading and hashing both release the GIL.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     digest = hashlib.sha256()
-    size = 0
     try:
         with Path(path).open("rb", buffering=0) as file:
             buffer = bytearray(min(_SLICE, max(1, os.fstat(file.fileno()).st_size)))
             view = memoryview(buffer)
             while count := file.readinto(view):
                 digest.update(view[:count])
-                size += count
     except OSError as error:
-        raise PlanError(f"{shown(path)}: cannot be read; {refusal(error)}") from None
-    return size, digest.hexdigest()
+        raise CheckpointError(f"{shown(path)}: cannot be read; {refusal(error)}") from None
+    return digest.hexdigest()
