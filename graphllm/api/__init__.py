@@ -99,8 +99,8 @@ def load(
             does a plan that another version of graphllm has made.
         kv_dtype: as for ``compile``; None keeps a plan's own, and is f32 for a checkpoint.
         dtype, overrides: as for ``compile``, and only for a checkpoint: a plan's weights are what they are.
-        expand: whether 16-bit weights are expanded to f32 once (``always``), converted as they are read (``never``),
-            or expanded where memory allows (``auto``).
+        expand: whether 16-bit weights are expanded to f32 once (``always``, int8 groups too), converted as they are
+            read (``never``), or expanded where memory allows (``auto``).
         verify: hash all weights first (``all``), only those of plans under 64 MiB (``auto``), or ``none``.
         progress: called with (what, done, total), when something must be compiled.
         say: is told in one line what was done without being asked for.

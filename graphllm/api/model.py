@@ -102,8 +102,11 @@ class Model:
                 min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed. Greedy by default.
 
         Raises:
-            RunError: the prompt is empty or does not fit in the context, an id is outside the vocabulary, text is
-                given to a plan without a tokenizer, or a setting is out of range.
+            RunError: the prompt is empty or does not fit in the context, an id is outside the vocabulary, text or
+                ``stop`` is given to a plan without a tokenizer, a setting is unknown or out of range, or the model
+                gives logits that are not numbers.
+            TokenizerError: the plan's tokenizer is damaged, or the prompt is not Unicode.
+            PlanError: the plan's record of end tokens is damaged.
         """
         answer = Answer(self, prompt, max_tokens, stop, ignore_eos, sampler_config(sampler, settings))
         text = "".join(answer)

@@ -52,7 +52,13 @@ class Plan:
         return module_of(self.file, "lowered/numpy")
 
     def stage(self, name: Stage) -> Module:
-        """The module as it was ``traced``, ``optimised`` by the portable passes, or ``lowered``. Raises PlanError."""
+        """The module as it was ``traced``, ``optimised`` by the portable passes, or ``lowered``.
+
+        Raises:
+            PlanError: the stage is not in the plan, or broken.
+            CheckpointError: the recorded sizes, from which ``traced`` is made again, are of no model.
+            RunError: there is no such stage.
+        """
         if name == "traced":
             from graphllm.compiler.relower import traced
 

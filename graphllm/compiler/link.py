@@ -25,7 +25,7 @@ from graphllm.runtime.numpy_device import NumpyDevice
 
 Expand = Literal["auto", "always", "never"]
 _LONGEST = 500  # characters of a message that quotes what a plan says
-_HALF_OF_MEMORY = 0.5  # 16-bit weights are expanded while that leaves as much again
+_SHARE_OF_MEMORY = 0.5  # that 16-bit weights may take when they are expanded
 
 
 def module_of(plan: PlanFile, section: str) -> Module:
@@ -126,7 +126,7 @@ def link_numpy(plan: PlanFile, module: Module, expand: Expand = "auto", *, poiso
 
 
 def _tiled(conversions: list[Operation], expand: Expand) -> tuple[frozenset[str], str]:
-    """Weights to convert tile by tile: int8 always, 16-bit ones where f32 has no room. And that in words."""
+    """Weights to convert tile by tile, and why, in words: int8, and 16-bit ones where f32 has no room or ``never``."""
     matrices = {v.name: v for op in conversions for v in op.operands[:1] if isinstance(v, Weight)}
     matrices = {name: v for name, v in matrices.items() if len(v.type.shape) == 2}
     int8 = frozenset(name for name, v in matrices.items() if v.type.dtype == "i8")
@@ -138,7 +138,7 @@ def _tiled(conversions: list[Operation], expand: Expand) -> tuple[frozenset[str]
     if not sixteen_bit:
         return int8, "int8 weights converted tile by tile, every step"
     need, room = 4 * sum(matrices[name].type.numel for name in sixteen_bit), available_bytes()
-    if expand == "auto" and (room is None or need <= room * _HALF_OF_MEMORY):
+    if expand == "auto" and (room is None or need <= room * _SHARE_OF_MEMORY):
         return int8, f"16-bit weights expanded to f32, {size_text(need)}"
     words = "16-bit weights converted tile by tile, every step"
     if expand == "auto" and room is not None:

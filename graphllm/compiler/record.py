@@ -16,6 +16,7 @@ from graphllm.errors import PlanError
 from graphllm.frontends.config import ModelConfig, RopeScaling
 from graphllm.frontends.sizes import check_sizes
 from graphllm.frontends.trace import Steps
+from graphllm.ir.types import DType
 from graphllm.plan.plan_file import PlanFile
 from graphllm.runtime.interface import MAX_CONTEXT, MAX_SLOTS
 
@@ -61,12 +62,14 @@ def group_of(plan: PlanFile) -> int:
     return group
 
 
-def dtype_of(plan: PlanFile) -> Any:
+def dtype_of(plan: PlanFile) -> DType | None:
     """The dtype its matrices were rounded to, None where they are the checkpoint's."""
-    dtype = _document(plan, "options").get("dtype")
-    if dtype not in (None, "f32", "f16", "bf16"):
-        raise PlanError(f"{plan.path}: its record of options: dtype; expected f32, f16, bf16 or null")
-    return dtype
+    match _document(plan, "options").get("dtype"):
+        case None | "f32" | "f16" | "bf16" as dtype:
+            return dtype
+        case other:
+            where = f"{plan.path}: its record of options: dtype"
+            raise PlanError(f"{where}; expected f32, f16, bf16 or null, got {_shown(other)}")
 
 
 def _document(plan: PlanFile, name: str) -> Mapping[str, Any]:

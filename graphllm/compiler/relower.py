@@ -1,4 +1,5 @@
-"""A plan lowered again: for another context, number of sequences or cache than it was compiled for.
+"""A plan traced and lowered again: for another context, number of sequences or cache than it was compiled for, or by
+another version of graphllm.
 
 Only here does running a plan need the frontends and passes. The weights stay what they are: the same passes over the
 same tensors give them the same names.
@@ -23,6 +24,7 @@ def traced(plan: PlanFile, steps: Steps | None = None) -> Module:
 
     Raises:
         PlanError: the record is not of this plan's model.
+        CheckpointError: the record has sizes that no model has.
     """
     config, steps = config_of(plan), steps or steps_of(plan)
     tensors = {name: w for name, w in module_of(plan, "ir").weights.items() if w.definition is None}
@@ -37,7 +39,7 @@ def traced(plan: PlanFile, steps: Steps | None = None) -> Module:
 
 
 def relowered(plan: PlanFile, steps: Steps) -> Module:
-    """The lowered module for other step sizes. Raises PlanError like ``traced``."""
+    """The lowered module for other step sizes. Raises like ``traced``."""
     _, lowered, _ = lower(traced(plan, steps), portable(dtype_of(plan)), lowering(NUMPY))
     check_weights(plan, lowered)
     return lowered

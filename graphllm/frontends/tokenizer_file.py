@@ -24,7 +24,11 @@ _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
 
 
 def find_tokenizer(checkpoint: Path, explicit: Path | None) -> TokenizerData | None:
-    """The tokenizer named explicitly (a file, or a folder with one in it), else the one beside the checkpoint."""
+    """The tokenizer named explicitly (a file, or a folder with one in it), else the one beside the checkpoint, if any.
+
+    Raises:
+        TokenizerError: a file that is there, or was named, cannot be read or is not a tokenizer.
+    """
     place = checkpoint if explicit is None else explicit
     if _is_folder(place):
         file = _first_in(place)

@@ -53,7 +53,8 @@ def run_passes(
         first: number of the first dump.
 
     Raises:
-        PassError: a pass left a module that breaks the language's rules. That is our bug; it names the pass.
+        PassError: the dump cannot be written, or a pass left a module that breaks the language's rules: our bug, and
+            the message names the pass.
     """
     reports: list[Report] = []
     for number, step in enumerate(passes, first):

@@ -19,6 +19,9 @@ def load_tokenizer(data: TokenizerData, model_vocab: int) -> Tokenizer:
     """The tokenizer in ``data``, checked against a model of ``model_vocab`` embedding rows.
 
     Fewer ids than rows is common (rows are padded for speed); more means that the two do not belong together.
+
+    Raises:
+        TokenizerError: it is damaged, of a kind that is not supported, or has more ids than the model has rows.
     """
     settings = read_settings(data.config)
     tokenizer: Tokenizer
