@@ -49,7 +49,7 @@ def test_layers_fold_where_they_are_alike(config: ModelConfig, counts: list[int]
     module = traced(config) if stage == "traced" else lowered(config)
     for name in module.functions:
         frames = drawing(layered_graph(module, name)).frames.values()
-        assert [f.count for f in frames] == counts
+        assert [len(f.layers) for f in frames] == counts
         assert sorted(i for f in frames for unit in f.layers for i in unit) == list(range(config.layers))
 
 

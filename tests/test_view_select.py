@@ -21,7 +21,7 @@ def test_the_layers_share_out_the_function(name: str, stage: str) -> None:
     function = module.functions["decode"]
     seen: list[int] = []
     for layer in range(ZOO[name].layers):
-        part = select(module, "decode", layer).part
+        part = select(module, "decode", layer)
         (chosen,) = part.functions.values()
         seen += map(id, chosen.ops)
         names = {v.name for op in chosen.walk() for v in op.results}
@@ -44,7 +44,7 @@ def test_a_function_keeps_just_what_it_reads() -> None:
     assert named <= declared, "everything it names is there"
     sources = {v.ref for w in module.weights.values() if w.definition for v in w.definition.operands}
     assert declared <= named | sources, "and nothing else but what weights are computed from"
-    kept = select(module, "decode", None).part.weights
+    kept = select(module, "decode", None).weights
     computed = [w.definition for w in kept.values() if w.definition is not None]
     assert any(op.operands for op in computed)
     assert all(kept[v.name] is v for op in computed for v in op.operands), "a definition's operands stay beside it"
@@ -53,7 +53,7 @@ def test_a_function_keeps_just_what_it_reads() -> None:
 def test_no_choice_is_the_whole_module() -> None:
     module = lowered(ZOO["plain"])
     assert print_selection(module, None, None) == print_module(module)
-    every = select(module, None, 1).part
+    every = select(module, None, 1)
     assert list(every.functions) == list(module.functions)
 
 

@@ -12,7 +12,6 @@ from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
 from graphllm.ir.cost import kernel_bytes, op_flops, step_bytes, step_flops
 from graphllm.ir.opdef import lookup
 from graphllm.ir.printer import print_attr, print_operation
-from graphllm.view.dot import to_dot as to_dot
 from graphllm.view.fold import Segment, constants, distinct_kernels, fold_layers
 from graphllm.view.picture import Drawing, Edge, Flow, Frame, KernelBox, Node, NodeKind
 from graphllm.view.scope import any_layer, layer_of_name, without_scope

@@ -75,11 +75,6 @@ class Frame:
     own: tuple[str, ...]
     unlike: tuple[str, ...] = ()
 
-    @property
-    def count(self) -> int:
-        """How often the drawn operations run in a step."""
-        return len(self.layers)
-
 
 @dataclass(frozen=True, slots=True)
 class Drawing:

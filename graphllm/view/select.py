@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from graphllm.errors import GraphLLMError
 from graphllm.ir.core import Function, Module, State, Value, Weight
@@ -11,17 +11,10 @@ from graphllm.ir.printer import print_module
 from graphllm.view.scope import layers_of
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """A part of a module, held as one. Not a valid module: a layer's operands come from operations left out."""
-
-    part: Module
-    function: str | None
-    layer: int | None
-
-
-def select(module: Module, function: str | None, layer: int | None) -> Selection:
+def select(module: Module, function: str | None, layer: int | None) -> Module:
     """The part of a module that belongs to a function, a layer, or both; everything where both are None.
+
+    Not a valid module: a layer's operands come from operations left out.
 
     Weights keep the ones they are computed from beside them. A layer's results are the function's that it makes.
 
@@ -29,7 +22,7 @@ def select(module: Module, function: str | None, layer: int | None) -> Selection
         GraphLLMError: there is no such function or layer; names what there is.
     """
     if function is None and layer is None:
-        return Selection(module, None, None)
+        return module
     chosen = [pick_function(module, function)] if function is not None else list(module.functions.values())
     if layer is not None:
         known = sorted({i for f in chosen for op in f.ops for i in layers_of(op)})
@@ -42,20 +35,16 @@ def select(module: Module, function: str | None, layer: int | None) -> Selection
         values = [v for op in f.walk() for v in op.operands]
         for v in (*values, *f.results, *(s for s, _ in f.updates)):
             _touch(v, touched)
-    return Selection(
-        Module(
-            {n: w for n, w in module.weights.items() if id(w) in touched},
-            {n: s for n, s in module.states.items() if id(s) in touched},
-            {f.name: f for f in chosen},
-        ),
-        function,
-        layer,
+    return Module(
+        {n: w for n, w in module.weights.items() if id(w) in touched},
+        {n: s for n, s in module.states.items() if id(s) in touched},
+        {f.name: f for f in chosen},
     )
 
 
 def print_selection(module: Module, function: str | None, layer: int | None) -> str:
     """The chosen part as IR text; see ``select``."""
-    return print_module(select(module, function, layer).part)
+    return print_module(select(module, function, layer))
 
 
 def pick_function(module: Module, name: str) -> Function:

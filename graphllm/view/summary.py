@@ -11,7 +11,6 @@ from typing import cast
 from graphllm.ir.core import Function, Module
 from graphllm.ir.cost import cached_bytes_per_position, step_bytes, step_flops
 from graphllm.view.fold import distinct_kernels
-from graphllm.view.select import pick_function
 from graphllm.view.units import bytes_text, count_text
 
 Rows = Sequence[Sequence[str]]
@@ -22,25 +21,20 @@ def summary(
     config: Mapping[str, object] | None = None,
     lower_bounds: Mapping[str, int] | None = None,
     passes: Sequence[Mapping[str, object]] = (),
-    function: str | None = None,
 ) -> str:
-    """The page as plain text.
+    """The page as plain text. "A step" speaks of the first function, as a rule decode.
 
     Args:
         config: the model's configuration by field, shown as it is.
         lower_bounds: for each planned function the least bytes any arena could do with.
         passes: what each pass did, with the keys name, rewrites, ops, kernels, bytes_per_step, arena.
-        function: which function "a step" speaks of; the first one (as a rule decode) if None.
-
-    Raises:
-        GraphLLMError: there is no such function.
     """
     parts: list[str] = []
     if config:
         parts.append(_section("Model", _pairs({k: _plain(v) for k, v in config.items() if _worth_a_line(v)})))
     parts.append(_section("Weights", weights_table(module)))
     if module.functions:
-        first = pick_function(module, function) if function is not None else next(iter(module.functions.values()))
+        first = next(iter(module.functions.values()))
         if module.states:
             parts.append(_section("KV cache", _pairs(kv_facts(module, first))))
         parts.append(_section(f"A step of @{first.name}", _pairs(step_facts(module, first))))

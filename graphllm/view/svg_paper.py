@@ -62,10 +62,9 @@ class Paper:
 
     def rect(
         self, x: float, y: float, w: float, h: float, fill: str, *,
-        radius: float = 0, dash: str = "", edge: str = "line", data: str = "",
+        radius: float = 0, dash: str = "", edge: str = "line",
     ) -> None:  # fmt: skip
-        extra = f' data-id="{escaped(data)}"' if data else ""
-        extra += f' rx="{_n(radius)}"' if radius else ""
+        extra = f' rx="{_n(radius)}"' if radius else ""
         extra += f' stroke-dasharray="{dash}"' if dash else ""
         self._body.append(
             f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(w)}" height="{_n(h)}" {_inks(fill, edge)}{extra}/>'

@@ -26,7 +26,6 @@ class Chip:
     node: Node
     text: str
     writes: bool
-    x: float = 0
     width: float = 0
 
 
