@@ -81,15 +81,15 @@ def bind_tiled_linear(
     step = tile_rows(stored.shape, group)
     fill = rows_of(stored, scale, group)
     room = tile[: step * k].reshape(step, k)
+    edges = [(first, min(first + step, n)) for first in range(0, n, step)]
+    tiles = [(first, last, room[: last - first], out[..., first:last]) for first, last in edges]
 
     def run() -> None:
-        for first in range(0, n, step):
-            last = min(first + step, n)
-            w = room[: last - first]
+        for first, last, w, part in tiles:
             fill(first, last, w)
             if x.ndim == 1:
-                dot(w, x, out=out[first:last])
+                dot(w, x, out=part)
             else:
-                out[:, first:last] = matmul(x, w.T)
+                matmul(x, w.T, out=part)
 
     return run
