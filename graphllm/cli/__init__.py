@@ -6,37 +6,47 @@ that needs them, so that ``graphllm --help`` answers at once.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from graphllm.cli.arguments import build_parser
+from graphllm.cli.process import discard_output, open_streams, unwind_on_signals
+from graphllm.cli.terminal import say
 from graphllm.errors import GraphLLMError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code: 0 done, 2 a mistake in what was asked or given, 130 interrupted."""
+    open_streams()
+    unwind_on_signals()
+    try:
+        return _command(argv)
+    except GraphLLMError as error:
+        say(str(error))
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except BrokenPipeError:
+        discard_output()  # the reader of our output went away, as `head` does
+        return 0
+    except OSError as error:
+        # What is read and written by name is refused by name where that happens; left are our output and the system.
+        discard_output()
+        what = error.filename if error.filename is not None else "output"
+        say(f"{what}: refused by the system; {error.strerror or error}")
+    except MemoryError:
+        say("memory: this machine has too little for what was asked; see graphllm show")
+    return 2
+
+
+def _command(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help()
-        return 0
-    try:
-        command = import_module(f"graphllm.cli.{arguments.command.replace('-', '_')}")
-        code: int = command.run(arguments)
-        sys.stdout.flush()
-        return code
-    except GraphLLMError as error:
-        print(f"graphllm: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("graphllm: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # the reader of our output went away, as `head` does; a second complaint at exit would be noise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except MemoryError:
-        print("graphllm: memory: this machine has too little for what was asked; see graphllm show", file=sys.stderr)
-        return 2
+        code = 0
+    else:
+        code = import_module(f"graphllm.cli.{arguments.command.replace('-', '_')}").run(arguments)
+    sys.stdout.flush()
+    return code

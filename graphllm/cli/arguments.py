@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from typing import NoReturn
 
 from graphllm._version import __version__
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"graphllm: {message}; {self.prog} --help tells the options\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="graphllm",
         description="Compile a Llama or Qwen checkpoint into one file, a plan, and run it.",
         epilog="graphllm COMMAND --help tells a command's options.",
@@ -80,7 +88,7 @@ def _run(p: argparse.ArgumentParser) -> None:
     p.add_argument("model", help="a plan or a checkpoint")
     prompt = p.add_mutually_exclusive_group()
     prompt.add_argument("-p", "--prompt", metavar="TEXT")
-    prompt.add_argument("-f", "--file", metavar="FILE", help="read the prompt from a UTF-8 file")
+    prompt.add_argument("-f", "--file", metavar="FILE", help="read the prompt from a UTF-8 file, less its last newline")
     prompt.add_argument("--ids", metavar="IDS", help='token ids instead of text, "1 403 407"; ids are printed')
     p.add_argument(
         "-n", "--max-tokens", type=int, default=256, metavar="N", help="at most N tokens; -1: no limit (default: 256)"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from importlib import import_module
 
+from graphllm.cli.input import read_text
 from graphllm.cli.output import write_text
 from graphllm.cli.terminal import say
 from graphllm.errors import PassError
@@ -29,7 +29,7 @@ def run(a: argparse.Namespace) -> int:
     unknown = [n for n in names if n not in known]
     if unknown:
         raise PassError(f"--passes: unknown pass {unknown[0]}; known ones are {', '.join(known)}")
-    module = parse_module(_read(a.input), "<stdin>" if a.input == "-" else a.input)
+    module = parse_module(read_text(a.input, "text IR"), "<stdin>" if a.input == "-" else a.input)
     verify(module)
     module, reports = run_passes(module, [known[n] for n in names])
     if a.time:
@@ -40,15 +40,3 @@ def run(a: argparse.Namespace) -> int:
         say(f"verified: the input, and what each of {len(reports)} passes left")
     write_text(a.output, print_module(module))
     return 0
-
-
-def _read(path: str) -> str:
-    try:
-        if path == "-":
-            return sys.stdin.buffer.read().decode("utf-8")
-        with open(path, encoding="utf-8") as f:
-            return f.read()
-    except UnicodeDecodeError as error:
-        raise PassError(f"{path}: not UTF-8 text; {error.reason}") from None
-    except OSError as error:
-        raise PassError(f"{path}: cannot be read; {error.strerror}") from None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from graphllm.cli.choices import load_choices, sampler_choices
+from graphllm.cli.input import read_text
 from graphllm.cli.terminal import Meter, say
 from graphllm.errors import RunError
 
@@ -24,6 +26,7 @@ def run(a: argparse.Namespace) -> int:
         model = api.load(a.model, expand=a.expand, progress=meter, say=say, **load_choices(a))
         limit = None if a.max_tokens == -1 else a.max_tokens
         answer = model.stream(prompt, max_tokens=limit, stop=a.stop, ignore_eos=a.ignore_eos, **sampler_choices(a))
+        model.engine.check(answer.prompt_ids)  # before any of it is printed
     ready = time.perf_counter() - started
     interrupted = False
     try:
@@ -48,18 +51,18 @@ def _prompt(a: argparse.Namespace) -> str | list[int]:
         except ValueError:
             raise RunError(f"--ids {a.ids!r}: expected whole numbers, as in --ids '1 403 407'") from None
     if a.prompt is not None:
-        return str(a.prompt)
+        return _argument(a.prompt)
+    if a.file is None and sys.stdin.isatty():
+        raise RunError("prompt: none given; use -p TEXT, -f FILE, --ids IDS, or pipe it in")
+    return read_text(a.file or "-", "prompt").rstrip("\r\n")  # every editor ends a file with one
+
+
+def _argument(text: str) -> str:
+    """A text of the command line: UTF-8, also where the locale says that arguments are ASCII."""
     try:
-        if a.file is not None:
-            with open(a.file, encoding="utf-8") as f:
-                return f.read()
-        if sys.stdin is None or sys.stdin.isatty():
-            raise RunError("prompt: none given; use -p TEXT, -f FILE, --ids IDS, or pipe it in")
-        return sys.stdin.buffer.read().decode("utf-8").rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise RunError(f"prompt {a.file or 'on standard input'}: not UTF-8 text; {error.reason}") from None
-    except OSError as error:
-        raise RunError(f"prompt {a.file}: cannot be read; {error.strerror}") from None
+        return text if text.isascii() else os.fsencode(text).decode("utf-8")
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        raise RunError(f"prompt {text!r:.60}: not UTF-8 text; {error.reason}") from None
 
 
 def _echo(model: Model, ids: list[int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -41,5 +42,6 @@ class Meter:
 
 
 def say(line: str) -> None:
-    """One line for the person, not for the pipe."""
-    print(f"graphllm: {line}", file=sys.stderr)
+    """One line for the person, not for the pipe. Where it cannot be printed there is nobody to tell."""
+    with suppress(OSError):
+        print(f"graphllm: {line}", file=sys.stderr)
