@@ -285,6 +285,11 @@ class TestShow:
     def test_json_for_tools(self, folder: Path) -> None:
         data = json.loads(graphllm(folder, "show", "plan.gllm", "--format", "json").stdout)
         assert {f["name"] for f in data["functions"]} >= {"decode", "prefill_8"}
+        chosen = ("--format", "json", "--function", "decode", "--layer", "1")
+        (decode,) = json.loads(graphllm(folder, "show", "plan.gllm", *chosen).stdout)["functions"]
+        assert decode["name"] == "decode"
+        assert {ref for op in decode["ops"] for ref in op["results"]} > {"%l1.keys", "%l1.values"}
+        assert not any(ref.startswith("%l0.") for op in decode["ops"] for ref in op["results"])
 
     def test_source_is_python(self, folder: Path) -> None:
         ast.parse(graphllm(folder, "show", "plan.gllm", "--source").stdout)
@@ -296,6 +301,8 @@ class TestShow:
             (("plan.gllm", "--function", "nope"), ("nope", "decode")),
             (("plan.gllm", "--stage", "lowered", "--layer", "99"), ("99",)),
             (("plan.gllm", "-o", "missing/x"), ("missing",)),
+            (("plan.gllm", "--memory", "--format", "json"), ("--memory", "json", "expected --format text or svg")),
+            (("plan.gllm", "--layer", "0", "-o", "layer.svg"), ("--layer", "svg", "expected --format text or json")),
         ],
     )
     def test_a_mistake_is_one_line(self, folder: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphllm.cli.choices import compile_choices
 from graphllm.cli.output import write_text
+from graphllm.errors import GraphLLMError
 
 if TYPE_CHECKING:
     from graphllm.api.inspection import Inspection
@@ -36,6 +37,8 @@ def _shown(subject: Inspection, a: argparse.Namespace) -> str:
     if a.source is not None:
         return subject.source
     if a.memory:
+        if form not in ("text", "svg"):
+            raise GraphLLMError(f"--memory: no {form} of the memory map; expected --format text or svg")
         return _memory(subject, a.function or "decode", form)
     stage = a.stage or "lowered"
     if form == "text" and a.stage is None and a.function is None and a.layer is None:
@@ -47,8 +50,11 @@ def _shown(subject: Inspection, a: argparse.Namespace) -> str:
         return print_selection(module, a.function, a.layer)
     if form == "json":
         from graphllm.view.as_json import module_json
+        from graphllm.view.select import select
 
-        return json.dumps(module_json(module), indent=1)
+        return json.dumps(module_json(select(module, a.function, a.layer)), indent=1)
+    if a.layer is not None:
+        raise GraphLLMError(f"--layer: a picture in {form} shows whole functions; expected --format text or json")
     from graphllm.view.dot import to_dot
     from graphllm.view.graph import layered_graph
     from graphllm.view.svg_graph import to_svg
