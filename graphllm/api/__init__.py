@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 from graphllm._version import __version__
 from graphllm.api.answer import Answer, Completion
@@ -22,16 +22,15 @@ from graphllm.api.model import Model, PathLike
 from graphllm.api.plan import Plan, Stage
 from graphllm.compiler.link import Expand, LoweredForOther, module_of
 from graphllm.errors import GraphLLMError, PlanError, RunError
-from graphllm.plan.plan_file import PlanFile, is_plan
+from graphllm.plan.plan_file import PlanFile, Verify, is_plan
 
 if TYPE_CHECKING:
+    from graphllm.compiler.compile import Progress
     from graphllm.compiler.options import Options
     from graphllm.frontends.overrides import Overrides
     from graphllm.ir.types import DType
 
-Verify = Literal["auto", "all", "none"]
 Say: TypeAlias = Callable[[str], None]  # one line for the user, about something done on their behalf
-Progress: TypeAlias = Callable[[str, int, int], None]  # (what, done, total)
 
 
 def compile(

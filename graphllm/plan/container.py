@@ -81,7 +81,7 @@ def write_container(
     done = 0
     digests: list[Future[str]] = []
     hashing: deque[tuple[Future[str], int]] = deque()
-    # Hashing is slower than writing, and both release the GIL: a few tensors are hashed at once, behind the writer.
+    # Hashing and writing both release the GIL: a few tensors are hashed at once, behind the writer.
     with replacing(path, len(head) + total) as file, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as hashers:
         file.write(head)
         for spec in ordered:

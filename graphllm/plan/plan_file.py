@@ -31,6 +31,7 @@ from graphllm.plan.place import shown
 from graphllm.plan.strict_json import dump_json, parse_object
 from graphllm.plan.tokenizer_data import TokenizerData, TokenizerKind
 
+Verify = Literal["auto", "all", "none"]
 _TEXT, _JSON, _WEIGHT = "text/", "json/", "weight/"
 _BLOB, _ABOUT = "tokenizer/blob", "tokenizer/about"
 _VERIFY_AT_ONCE = 64 << 20  # weights hashed in the time that a person does not notice
@@ -48,7 +49,7 @@ class PlanFile:
     container: Container
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], verify: Literal["auto", "all", "none"] = "auto") -> PlanFile:
+    def open(cls, path: str | os.PathLike[str], verify: Verify = "auto") -> PlanFile:
         """Open a plan; PlanError when it is not one, too new, or damaged.
 
         `verify` is about the weights only: hash them now, never, or ("auto") now when they are under 64 MiB.
