@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -385,3 +386,65 @@ def test_end_tokens(parrot: graphllm.Model) -> None:
     stream = parrot.stream(prompt, max_tokens=50, ignore_eos=True)
     assert next(iter(stream)) == "cat"
     assert stream.progress.finish == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_tokens": "5"}, "max_tokens: '5'; expected 0 or more"),
+        ({"max_tokens": 2.5}, "max_tokens: 2.5; expected 0 or more"),
+        ({"max_tokens": float("nan")}, "max_tokens: nan; expected 0 or more"),
+        ({"max_tokens": True}, "max_tokens: True; expected 0 or more"),
+        ({"stop": None}, "stop: None; expected a list of texts"),
+        ({"stop": [1]}, "stop: .1.; expected a list of texts"),
+        ({"stop": b"x"}, "stop: b'x'; expected a list of texts"),
+        ({"logit_bias": None}, "sampler: logit_bias = None; expected numbers by token id"),
+        ({"logit_bias": [(1, 2.0)]}, "sampler: logit_bias = .*; expected numbers by token id"),
+        ({"sampler": {"temperature": 1}}, "sampler: .*; expected a SamplerConfig, or its fields as keywords"),
+    ],
+)
+def test_settings_of_another_type_are_refused(model: graphllm.Model, settings: dict[str, Any], words: str) -> None:
+    """They may come from JSON. Told at once: by the request, not by its first token."""
+    for ask in (model.generate, model.stream):
+        with pytest.raises(RunError, match=f"^{words}"):
+            ask("the", **settings)
+
+
+def test_bytes_are_no_token_ids(model: graphllm.Model) -> None:
+    with pytest.raises(RunError, match=r"^prompt: expected text or a list of token ids, got \"b'the'\""):
+        model.generate(b"the")
+
+
+def test_threads_that_share_a_model_never_get_a_wrong_answer(model: graphllm.Model) -> None:
+    """An answer, or an error that says what happened."""
+    prompt = "the rain in the trees"
+    expected = model.generate(prompt, max_tokens=20, ignore_eos=True).text
+    logits = model.logits(model.encode(prompt))
+    wrong: list[object] = []
+    refused: list[str] = []
+
+    def use(ask: Callable[[], bool]) -> None:
+        for _ in range(30):
+            try:
+                if not ask():
+                    wrong.append(ask)
+            except RunError as error:
+                refused.append(str(error))
+
+    threads = [
+        threading.Thread(target=use, args=[ask])
+        for ask in (
+            lambda: model.generate(prompt, max_tokens=20, ignore_eos=True).text == expected,
+            lambda: "".join(model.stream(prompt, max_tokens=20, ignore_eos=True)) == expected,
+            lambda: model.generate_batch([prompt], max_tokens=20, ignore_eos=True)[0].text == expected,
+            lambda: np.array_equal(model.logits(model.encode(prompt)), logits),
+        )
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert len(refused) < 4 * 30
+    for line in refused:
+        assert line.startswith(("model: another thread is using it", "answer: something else was begun"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from graphllm.errors import RunError
-from graphllm.runtime.generate import Finish, Progress, generate_tokens
+from graphllm.runtime.generate import Finish, Progress, check_count, generate_tokens
 from graphllm.runtime.sampling import Sampler, SamplerConfig
 from graphllm.runtime.stops import StopStrings
 
@@ -59,8 +59,8 @@ class Answer:
     ) -> None:
         self.prompt_ids = model.encode(prompt)
         self.progress = Progress()
-        if isinstance(stop, str):
-            raise RunError(f"stop: {stop!r}; expected a list of texts")
+        check_count(max_tokens)
+        _check_texts("stop", stop)
         if stop and model.tokenizer is None:
             raise RunError(
                 "stop: this plan has no tokenizer, so an answer has no text; stop by max_tokens or end tokens"
@@ -100,15 +100,15 @@ class Answer:
         tokens = generate_tokens(
             model.engine, self.prompt_ids, sampler, max_tokens=max_tokens, stop_ids=stop_ids, progress=self.progress
         )
-        for token in tokens:
+        while (token := model._next(self, tokens)) is not None:  # pyright: ignore[reportPrivateUsage]
             yield token
-            if model._answering is not self:  # pyright: ignore[reportPrivateUsage]
-                raise RunError("answer: something else was begun on this model since; take an answer to its end first")
 
 
 def sampler_config(sampler: SamplerConfig | None, settings: Mapping[str, Any]) -> SamplerConfig:
     """The settings as a SamplerConfig. Raises RunError for both at once, or a setting that does not exist."""
     if sampler is not None:
+        if type(sampler) is not SamplerConfig:
+            raise RunError(f"sampler: {sampler!r:.60}; expected a SamplerConfig, or its fields as keywords")
         if settings:
             raise RunError(f"sampler: given twice, as a config and as {', '.join(settings)}; expected one of the two")
         return sampler
@@ -118,3 +118,8 @@ def sampler_config(sampler: SamplerConfig | None, settings: Mapping[str, Any]) -
         known = ", ".join(SamplerConfig.__dataclass_fields__)
         unknown = ", ".join(k for k in settings if k not in SamplerConfig.__dataclass_fields__)
         raise RunError(f"sampler: no setting called {unknown}; expected some of {known}") from None
+
+
+def _check_texts(name: str, given: Any) -> None:
+    if not isinstance(given, list | tuple) or not all(isinstance(text, str) for text in cast("list[Any]", given)):
+        raise RunError(f"{name}: {given!r:.60}; expected a list of texts")

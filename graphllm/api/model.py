@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from operator import index
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -23,6 +24,20 @@ from graphllm.runtime.sampling import SamplerConfig
 from graphllm.runtime.tokenizer import Tokenizer, load_tokenizer
 
 PathLike: TypeAlias = str | os.PathLike[str]
+
+
+class _OneThread:
+    """Held while the device computes for a model. Two threads would write into each other's memory, unnoticed."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise RunError("model: another thread is using it; use it from one at a time, or load a model for each")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class Model:
@@ -44,6 +59,7 @@ class Model:
             data = find_tokenizer(Path(tokenizer), Path(tokenizer))
         self._tokenizer_data = data
         self._answering: Answer | None = None  # whose tokens slot 0 holds
+        self._one_thread = _OneThread()
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -74,6 +90,8 @@ class Model:
         """
         if not isinstance(prompt, str):
             try:
+                if isinstance(prompt, bytes | bytearray):
+                    raise TypeError  # whole numbers too, but nobody means them as ids
                 return [index(token) for token in prompt]
             except TypeError:
                 raise RunError(f"prompt: expected text or a list of token ids, got {str(prompt)[:40]!r}") from None
@@ -146,15 +164,16 @@ class Model:
         """
         config = sampler_config(sampler, settings)
         ids = [self.encode(p) for p in prompts]
-        self._answering = None
-        done = generate_batch(
-            self.engine,
-            ids,
-            config,
-            allowed=self.allowed,
-            max_tokens=max_tokens,
-            stop_ids=frozenset() if ignore_eos else self.stop_ids,
-        )
+        with self._one_thread:
+            self._answering = None
+            done = generate_batch(
+                self.engine,
+                ids,
+                config,
+                allowed=self.allowed,
+                max_tokens=max_tokens,
+                stop_ids=frozenset() if ignore_eos else self.stop_ids,
+            )
         texts = [self._text(prompt, p.tokens) for prompt, p in zip(ids, done, strict=True)]
         return [
             Completion(text, tuple(p.tokens), p.finish, p.prompt_tokens, p.seed)
@@ -168,15 +187,16 @@ class Model:
             RunError: no ids, more than the context holds, or one outside the vocabulary.
         """
         ids = self.encode(ids)
-        self._answering = None
-        self.engine.truncate(0)
-        blocks = self.engine.score(ids)
-        first = np.array(next(blocks))  # the ids are checked before room is made for all of them
-        out = np.empty((len(ids), self.engine.vocab), np.float32)
-        out[: len(first)], at = first, len(first)
-        for block in blocks:
-            out[at : at + len(block)] = block
-            at += len(block)
+        with self._one_thread:
+            self._answering = None
+            self.engine.truncate(0)
+            blocks = self.engine.score(ids)
+            first = np.array(next(blocks))  # the ids are checked before room is made for all of them
+            out = np.empty((len(ids), self.engine.vocab), np.float32)
+            out[: len(first)], at = first, len(first)
+            for block in blocks:
+                out[at : at + len(block)] = block
+                at += len(block)
         return out
 
     def _text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
@@ -187,5 +207,13 @@ class Model:
         return "".join([*map(decoder.push, tokens), decoder.flush()])
 
     def _begin(self, answer: Answer) -> None:
-        self._answering = answer
-        self.engine.truncate(0)
+        with self._one_thread:
+            self._answering = answer
+            self.engine.truncate(0)
+
+    def _next(self, answer: Answer, tokens: Iterator[int]) -> int | None:
+        """The next token of the answer that was begun last, None at its end."""
+        with self._one_thread:
+            if self._answering is not answer:
+                raise RunError("answer: something else was begun on this model since; take an answer to its end first")
+            return next(tokens, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import Literal
 
 import numpy as np
@@ -57,7 +58,7 @@ def generate_tokens(
     Raises:
         RunError: the prompt is empty or does not fit in the context (with both numbers), or ``max_tokens`` < 0.
     """
-    _check_count(max_tokens)
+    check_count(max_tokens)
     started = time.perf_counter()
     logits = engine.feed(prompt, slot)
     progress.prompt_tokens = len(prompt)
@@ -100,7 +101,7 @@ def generate_batch(
     Raises:
         RunError: more prompts than slots, or what ``generate_tokens`` raises.
     """
-    _check_count(max_tokens)
+    check_count(max_tokens)
     if len(prompts) > engine.slots:
         raise RunError(f"batch: {len(prompts)} prompts; this plan holds {engine.slots} at once, choose more --slots")
     samplers = [
@@ -141,6 +142,9 @@ def generate_batch(
     return out
 
 
-def _check_count(max_tokens: int | None) -> None:
-    if max_tokens is not None and max_tokens < 0:
-        raise RunError(f"max_tokens: {max_tokens}; expected 0 or more")
+def check_count(max_tokens: object) -> None:
+    """Raise RunError unless ``max_tokens`` is None, for no limit, or a whole number of tokens."""
+    if max_tokens is None:
+        return
+    if isinstance(max_tokens, bool) or not isinstance(max_tokens, Integral) or int(max_tokens) < 0:
+        raise RunError(f"max_tokens: {max_tokens!r}; expected 0 or more")

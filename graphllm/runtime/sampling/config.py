@@ -36,6 +36,7 @@ class SamplerConfig:
         _number("repetition_penalty", self.repetition_penalty, 0.01, 100)
         _number("presence_penalty", self.presence_penalty, -1000, 1000)
         _number("frequency_penalty", self.frequency_penalty, -1000, 1000)
+        _mapping("logit_bias", self.logit_bias)
         for token, bias in self.logit_bias.items():
             _integer("logit_bias: token id", token, 0)
             _number(f"logit_bias[{token}]", bias, -1e9, 1e9)
@@ -60,6 +61,11 @@ def _number(name: str, value: Any, low: float, high: float) -> None:
 def _integer(name: str, value: Any, low: int) -> None:
     if not _is(value, Integral) or value < low:
         raise RunError(f"sampler: {name} = {value!r}; expected a whole number, {low} or more")
+
+
+def _mapping(name: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise RunError(f"sampler: {name} = {value!r:.60}; expected numbers by token id")
 
 
 def _is(value: object, kind: type) -> bool:
