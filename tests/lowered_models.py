@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from graphllm.codegen.kernels.numpy.convert import expanded, tile_rows
 from graphllm.codegen.numpy.generate import generate
 from graphllm.codegen.numpy.target import NUMPY
-from graphllm.compiler.compile import lower, narrow_weights
+from graphllm.compiler.compile import lower
+from graphllm.compiler.link import narrow_matrices
 from graphllm.compiler.weights import WeightReader
 from graphllm.frontends.config import ModelConfig
 from graphllm.frontends.trace import Steps, trace
@@ -47,7 +48,7 @@ class Lowered:
     @property
     def narrow(self) -> frozenset[str]:
         """Every stored matrix that can be converted tile by tile."""
-        return narrow_weights(self.module, ("bf16", "f16", "i8"))
+        return frozenset(narrow_matrices(self.module))
 
 
 @lru_cache(maxsize=64)

@@ -31,10 +31,10 @@ class Inspection:
     def source(self) -> str:
         """The code that the lowered module gives."""
         from graphllm.codegen.numpy.generate import generate
-        from graphllm.compiler.compile import narrow_weights
+        from graphllm.compiler.link import int8_matrices
 
         module = self.stage("lowered")
-        return generate(module, narrow_weights(module, ("i8",)))
+        return generate(module, int8_matrices(module))
 
 
 def inspect(path: Path, options: Options) -> Inspection:

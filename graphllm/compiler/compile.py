@@ -12,6 +12,7 @@ from typing import Any
 from graphllm._version import __version__
 from graphllm.codegen.numpy.generate import generate
 from graphllm.codegen.numpy.target import NUMPY
+from graphllm.compiler.link import int8_matrices
 from graphllm.compiler.options import Options
 from graphllm.compiler.weights import Array, WeightReader
 from graphllm.errors import CheckpointError, TokenizerError
@@ -123,7 +124,7 @@ def write(
                 texts={
                     "ir": print_module(compiled.optimised),
                     f"lowered/{NUMPY.name}": print_module(lowered),
-                    f"source/{NUMPY.name}": generate(lowered, narrow_weights(lowered, ("i8",))),
+                    f"source/{NUMPY.name}": generate(lowered, int8_matrices(lowered)),
                 },
                 documents={
                     "config": asdict(checkpoint.config),
@@ -140,18 +141,6 @@ def write(
             )
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def narrow_weights(module: Module, dtypes: tuple[str, ...]) -> frozenset[str]:
-    """Stored matrices of these dtypes that a product reads: those that may be converted tile by tile."""
-    return frozenset(
-        v.name
-        for f in module.functions.values()
-        for op in f.walk()
-        if op.name in ("cast", "dequantize")
-        for v in op.operands[:1]
-        if isinstance(v, Weight) and v.type.dtype in dtypes and len(v.type.shape) == 2
-    )
 
 
 def _looks(files: tuple[Path, ...]) -> tuple[tuple[int, ...], ...]:

@@ -6,6 +6,7 @@ be lowered again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from graphllm.codegen.kernels.numpy.convert import expanded, tile_rows
@@ -95,7 +96,7 @@ def check_memory(module: Module) -> None:
         )
 
 
-def link_numpy(plan: PlanFile, module: Module, expand: Expand = "auto", *, poison: bool = False) -> NumpyDevice:
+def link_numpy(plan: PlanFile, module: Module, expand: Expand) -> NumpyDevice:
     """The lowered module on the NumPy device.
 
     Raises:
@@ -107,11 +108,10 @@ def link_numpy(plan: PlanFile, module: Module, expand: Expand = "auto", *, poiso
     check_kernels(module, str(plan.path))
     check_weights(plan, module)
     check_memory(module)
-    conversions = [op for f in module.functions.values() for op in f.walk() if NUMPY.virtual(op)]
-    tiled, storage = _tiled(conversions, expand)
+    tiled, storage = _tiled(module, expand)
     rooms = [
         tile_rows(op.result.type.shape, int(str(op.attrs.get("group", 0)))) * op.result.type.shape[1]
-        for op in conversions
+        for op in _conversions(module)
         if op.operands[0].name in tiled
     ]
     return NumpyDevice(
@@ -121,15 +121,27 @@ def link_numpy(plan: PlanFile, module: Module, expand: Expand = "auto", *, poiso
         expanded,
         storage=storage,
         tile_floats=max(rooms, default=0),
-        poison=poison,
     )
 
 
-def _tiled(conversions: list[Operation], expand: Expand) -> tuple[frozenset[str], str]:
+def narrow_matrices(module: Module) -> dict[str, Weight]:
+    """Stored matrices, by name, that are read through a conversion to f32: those that may be converted tile by tile."""
+    sources = (v for op in _conversions(module) for v in op.operands[:1])
+    return {v.name: v for v in sources if isinstance(v, Weight) and len(v.type.shape) == 2}
+
+
+def int8_matrices(module: Module) -> frozenset[str]:
+    """Those of int8 groups: converted tile by tile unless it is asked otherwise."""
+    return frozenset(name for name, w in narrow_matrices(module).items() if w.type.dtype == "i8")
+
+
+def _conversions(module: Module) -> Iterator[Operation]:
+    return (op for f in module.functions.values() for op in f.walk() if NUMPY.virtual(op))
+
+
+def _tiled(module: Module, expand: Expand) -> tuple[frozenset[str], str]:
     """Weights to convert tile by tile, and why, in words: int8, and 16-bit ones where f32 has no room or ``never``."""
-    matrices = {v.name: v for op in conversions for v in op.operands[:1] if isinstance(v, Weight)}
-    matrices = {name: v for name, v in matrices.items() if len(v.type.shape) == 2}
-    int8 = frozenset(name for name, v in matrices.items() if v.type.dtype == "i8")
+    matrices, int8 = narrow_matrices(module), int8_matrices(module)
     sixteen_bit = frozenset(matrices) - int8
     if not matrices:
         return int8, ""

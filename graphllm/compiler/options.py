@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from graphllm.errors import GraphLLMError
@@ -30,7 +30,7 @@ class Options:
     slots: int = 1
     kv_dtype: DType = "f32"
     dtype: DType | None = None
-    overrides: Overrides = field(default=NO_OVERRIDES)
+    overrides: Overrides = NO_OVERRIDES
 
     def __post_init__(self) -> None:
         if not _within(self.context, 0, MAX_CONTEXT):

@@ -14,7 +14,7 @@ groups lie along rows, or flat ``[N*K/G]`` when they run over the row-major matr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,4 +48,4 @@ class Checkpoint:
     tensors: Mapping[str, TensorSource]
     files: tuple[Path, ...]  # everything read, for provenance
     group: int = 0  # size of the int8 groups, 0 when nothing is int8
-    notes: tuple[str, ...] = field(default=())  # what the reader assumed, one line each
+    notes: tuple[str, ...] = ()  # what the reader assumed, one line each

@@ -20,6 +20,7 @@ _COLOURS: Final = {  # light, dark
     "green": ("#c3dfc8", "#2d4b34"),
     "red": ("#b3261e", "#f2877f"),
 }
+_MARGIN: Final = 14
 EM: Final = 0.602  # width of a character over its size, in the fixed-width faces named below
 _FACE: Final = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
 
@@ -98,9 +99,9 @@ class Paper:
     def hatched(self, x: float, y: float, w: float, h: float) -> None:
         self._body.append(f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(w)}" height="{_n(h)}" fill="url(#hatch)"/>')
 
-    def finish(self, title: str, margin: float = 14) -> str:
+    def finish(self, title: str) -> str:
         """The whole file."""
-        w, h = self.width + margin, self.height + margin
+        w, h = self.width + _MARGIN, self.height + _MARGIN
         head = (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_n(w)} {_n(h)}" width="{_n(w)}" height="{_n(h)}" '
             f'font-family="{_FACE}" role="img"><title>{escaped(title)}</title><style>{_dark()}</style>'
