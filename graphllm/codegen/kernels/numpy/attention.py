@@ -10,6 +10,7 @@ Shapes: T rows, H heads in K groups of G, d head size, S positions of the cache,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -50,6 +51,17 @@ def _carve(scratch: Array, shapes: Shapes) -> Iterator[Array]:
     for shape in shapes:
         yield scratch[at : at + prod(shape)].reshape(shape)
         at += prod(shape)
+
+
+@lru_cache(maxsize=1)  # one for all layers and functions: with a long context each of its own would add up
+def _ones(n: int) -> Array:
+    return np.ones(n, np.float32)
+
+
+@lru_cache(maxsize=8)
+def _above(n: int) -> Array:
+    """-inf [n,n] above the diagonal: a row does not see the rows after it."""
+    return np.triu(np.full((n, n), -np.inf, np.float32), 1)
 
 
 def bind_row(
@@ -117,8 +129,7 @@ def bind_block(
     g = h // k
     scaled, product, total, scores, staged_k, staged_v = _carve(scratch, block_scratch(q.shape, keys.shape))
     step = len(scaled) // g
-    ones = np.ones(s_max, np.float32)
-    above = np.triu(np.full((step, step), -np.inf, np.float32), 1)  # a row does not see the rows after it
+    ones, above = _ones(s_max), _above(step)
 
     def run(start: int, live: int, slot: int) -> None:
         base = max(0, start + 1 - window) if window else 0  # the first position any row sees
