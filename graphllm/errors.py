@@ -28,11 +28,11 @@ class VerifyError(GraphLLMError):
 
 
 class PassError(GraphLLMError):
-    """A pass was asked for something it cannot do."""
+    """A pass that does not exist, cannot write what it made, or left a module that breaks the rules."""
 
 
 class PlanError(GraphLLMError):
-    """A plan file that is damaged, too new, or not a plan."""
+    """A plan file that is damaged, too new, not a plan, or cannot be written."""
 
 
 class RunError(GraphLLMError):

@@ -121,3 +121,17 @@ def test_hostile_names_stay_text_and_the_map_is_the_same_each_time() -> None:
 def test_without_a_plan_it_says_what_to_do() -> None:
     with pytest.raises(GraphLLMError, match=r"func @decode: has no memory plan; .*plan-memory"):
         memory_map_svg(traced(BASE).functions["decode"])
+
+
+def test_a_hostile_name_reaches_no_terminal() -> None:
+    kernel = """
+func @f(%x: f32[1,16]) arena 128 {
+  kernel "\\u001b[2J\\n" (%x) -> %a scratch arena+64:64 {
+    %a = silu %x : f32[1,16] in arena+0
+  }
+  return %a
+}
+"""
+    text = memory_map_text(parse_module(kernel).functions["f"])
+    assert "\x1b" not in text
+    assert len(text.splitlines()) == 4

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Final
 
 from graphllm.ir.core import Function
+from graphllm.plan.place import shown
 from graphllm.view.arena import ROLES, Role, Step, Stretch, in_use, peak, steps, stretches
 from graphllm.view.scope import layer_of_name, without_scope
 from graphllm.view.svg_paper import Paper, clipped, width_of
@@ -34,12 +35,13 @@ def memory_map_text(function: Function) -> str:
     """The same as a table, by time: place, bytes, steps, role, name. Raises GraphLLMError as above."""
     found = stretches(function)
     at, most = peak(found)
+    at_peak = in_use(found, at)
     rows = [("address", "bytes", "steps", "role", "what")]
     for s in sorted(found, key=lambda s: (s.first, s.offset)):
         span = f"{s.first}" if s.first == s.last else f"{s.first} to {s.last}"
         heir = f", in place of {found[s.heir_of].name}" if s.heir_of >= 0 else ""
-        mark = " *" if s in in_use(found, at) else ""
-        rows.append((str(s.offset), str(s.bytes), span, s.role, f"{s.name} {s.type}".rstrip() + heir + mark))
+        mark = " *" if s in at_peak else ""
+        rows.append((str(s.offset), str(s.bytes), span, s.role, f"{shown(s.name)} {s.type}".rstrip() + heir + mark))
     widths = [max(len(r[i]) for r in rows) for i in range(4)]
     i, j, k, n = widths
     lines = [f"{a:>{i}}  {b:>{j}}  {c:<{k}}  {d:<{n}}  {e}".rstrip() for a, b, c, d, e in rows]
