@@ -145,9 +145,20 @@ class TestRun:
             done = graphllm(folder, "run", "hf", "--ids", "1 2 3", "-n", "8")
             assert (done.returncode, done.stdout) == (0, plan.stdout)
         listed = graphllm(folder, "cache")
-        assert "1 plans" in listed.stdout
+        assert "1 plan, " in listed.stdout
         assert "deleted" in graphllm(folder, "cache", "--clear").stdout
         assert "0 plans" in graphllm(folder, "cache").stdout
+
+    def test_a_cache_with_other_things_in_it(self, folder: Path) -> None:
+        graphllm(folder, "run", "hf", "--ids", "1", "-n", "1")
+        (folder / "cache" / "gone.gllm").symlink_to("nowhere")
+        (folder / "cache" / "text.gllm").write_text("no plan")
+        listed = graphllm(folder, "cache")
+        assert (listed.returncode, listed.stderr) == (0, "")
+        assert "3 plans" in listed.stdout
+        assert listed.stdout.count("damaged; it will be made again") == 2
+        assert graphllm(folder, "cache", "--clear").returncode == 0
+        assert not list((folder / "cache").iterdir())
 
     def test_stats_go_to_stderr(self, folder: Path) -> None:
         done = graphllm(folder, "run", "plan.gllm", "--ids", "1 2 3", "-n", "8", "--ignore-eos", "--stats")

@@ -64,6 +64,13 @@ class TestFull:
         assert (code, err) == (2, "graphllm: output: refused by the system; No space left on device\n")
 
 
+class TestCut:
+    @pytest.mark.parametrize("buffering", [{}, {"PYTHONUNBUFFERED": "1"}])
+    def test_output_that_is_cut_is_told(self, folder: Path, buffering: dict[str, str]) -> None:
+        code, _, err = shell(folder, f"ulimit -f 1; {GRAPHLLM} show plan.gllm --source > cut.txt", **buffering)
+        assert (code, err) == (2, "graphllm: output: refused by the system; File too large\n")
+
+
 class TestAscii:
     def test_what_cannot_be_spelt_is_replaced(self, folder: Path) -> None:
         code, out, err = shell(folder, rf"printf 'h\xc3\xa9' | {RUN}", PYTHONIOENCODING="ascii")

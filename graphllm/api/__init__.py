@@ -64,7 +64,7 @@ def compile(
         CheckpointError: the checkpoint cannot be read, is damaged, is not supported, or changed while it was read.
         TokenizerError: its tokenizer cannot be read, or has more ids than the model.
         PassError: ``dump_ir`` cannot be written.
-        PlanError: the plan cannot be written: no space, no permission, no such folder.
+        PlanError: the plan cannot be written: no space, no permission, no such folder, the checkpoint's own name.
         GraphLLMError: the base of these; by itself, an option out of range or a cache that cannot be used.
         All in one line; whatever ends it, no part of a plan is left behind and an older one stays as it was.
     """
@@ -206,11 +206,12 @@ def _compile(
 ) -> Path:
     """Write the plan of a checkpoint to ``out``, or else to the cache, and say where it is."""
     from graphllm.compiler.cache import cached_path
-    from graphllm.compiler.compile import compile_checkpoint, tokenizer_for, write
+    from graphllm.compiler.compile import compile_checkpoint, refuse_sources, tokenizer_for, write
 
     target = out if out is not None else cached_path(source, tokenizer, options)
     compiled = compile_checkpoint(source, options, dump)
     data = tokenizer_for(source, tokenizer, compiled.checkpoint.config.vocab)
+    refuse_sources(target, source, tokenizer, compiled)
     try:
         write(target, compiled, data, options, progress)
     except PlanError as error:

@@ -14,10 +14,14 @@ def run(a: argparse.Namespace) -> int:
     plans = cached_plans()
     total = 0
     for path in plans:
-        total += path.stat().st_size
+        try:
+            size = path.stat().st_size
+        except OSError:
+            size = 0  # a link to nothing, or another process was faster
+        total += size
         if a.clear:
             try:
-                path.unlink()
+                path.unlink(missing_ok=True)
             except OSError as error:
                 raise GraphLLMError(f"{path}: cannot be deleted; {error.strerror}") from None
             continue
@@ -27,6 +31,7 @@ def run(a: argparse.Namespace) -> int:
                 made_of = ", ".join(shown(str(f["name"])) for f in files[:2]) + (" …" if len(files) > 2 else "")
         except (PlanError, TypeError, KeyError):
             made_of = "damaged; it will be made again"
-        print(f"{path.name}  {size_text(path.stat().st_size):>8}  {made_of}")
-    print(f"{cache_folder()}: {len(plans)} plans, {size_text(total)}{' deleted' if a.clear else ''}")
+        print(f"{path.name}  {size_text(size):>8}  {made_of}")
+    count = "1 plan" if len(plans) == 1 else f"{len(plans)} plans"
+    print(f"{cache_folder()}: {count}, {size_text(total)}{' deleted' if a.clear else ''}")
     return 0

@@ -6,12 +6,14 @@ with it.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import threading
 from contextlib import suppress
 from types import FrameType
+from typing import Any, cast
 
 
 def open_streams() -> None:
@@ -23,9 +25,14 @@ def open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  open as long as the process
-    reconfigure = getattr(sys.stdout, "reconfigure", None)  # a program that calls us may have replaced it
-    if reconfigure is not None and sys.stdout.errors == "strict":
-        reconfigure(errors="replace")
+    out: Any = sys.stdout
+    if out is not sys.__stdout__:
+        return  # a program that calls us has its own
+    if isinstance(out.buffer, io.RawIOBase):
+        # PYTHONUNBUFFERED: Python drops, in silence, what the system does not take of a text at once.
+        sys.stdout = out = io.TextIOWrapper(io.BufferedWriter(cast(Any, out.buffer)), out.encoding, out.errors)
+    if out.errors == "strict":
+        out.reconfigure(errors="replace")
 
 
 def discard_output() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,10 +16,10 @@ from graphllm.codegen.numpy.target import NUMPY
 from graphllm.compiler.link import int8_matrices
 from graphllm.compiler.options import Options
 from graphllm.compiler.weights import Array, WeightReader
-from graphllm.errors import CheckpointError, TokenizerError
+from graphllm.errors import CheckpointError, PlanError, TokenizerError
 from graphllm.frontends.checkpoint import Checkpoint
 from graphllm.frontends.open import open_checkpoint
-from graphllm.frontends.tokenizer_file import find_tokenizer
+from graphllm.frontends.tokenizer_file import NAMES, find_tokenizer
 from graphllm.frontends.trace import Steps, trace
 from graphllm.ir.core import Module, Weight
 from graphllm.ir.printer import print_module
@@ -26,6 +27,7 @@ from graphllm.ir.types import TensorType
 from graphllm.passes.manager import Pass, Report, dump_module, run_passes
 from graphllm.passes.pipeline import lowering, portable
 from graphllm.plan.container import TensorSpec
+from graphllm.plan.place import shown
 from graphllm.plan.plan_file import Late, write_plan
 from graphllm.plan.provenance import hash_file
 from graphllm.plan.tokenizer_data import TokenizerData
@@ -83,6 +85,15 @@ def tokenizer_for(path: Path, explicit: Path | None, vocab: int) -> TokenizerDat
         except TokenizerError as error:
             raise TokenizerError(f"tokenizer of {path.name}: {error}") from None
     return data
+
+
+def refuse_sources(out: Path, source: Path, tokenizer: Path | None, compiled: Compiled) -> None:
+    """Raise PlanError where the plan would take the place of what it is made from."""
+    folder = source if source.is_dir() else source.parent
+    for file in (*compiled.checkpoint.files, tokenizer, *(folder / name for name in NAMES)):
+        with suppress(OSError, ValueError):  # there is no such file; whether it can be written, writing will tell
+            if file is not None and out.samefile(file):
+                raise PlanError(f"{shown(out)}: it belongs to the checkpoint; expected another name for the plan")
 
 
 def write(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
 _FLUSH_EVERY = 64 << 20
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class AtomicFile:
