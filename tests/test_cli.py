@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from graphllm.plan.place import size_text
 from tests.checkpoint_writers import random_tensors, write_huggingface, write_llama2c
 from tests.model_zoo import ZOO
 from tests.shared_data import shared
@@ -98,6 +99,7 @@ class TestCompile:
         assert done.returncode == 0
         for word in ("weights", "arena", "kernels", "fuse", "merge-linears", "no tokenizer"):
             assert word in done.stdout.lower(), done.stdout
+        assert done.stdout.endswith(f"\nwritten: again.gllm, {size_text((folder / 'again.gllm').stat().st_size)}\n")
         assert (folder / "again.gllm").read_bytes() == (folder / "plan.gllm").read_bytes()
 
     def test_dump_ir_writes_what_each_pass_changed(self, folder: Path) -> None:
@@ -126,10 +128,21 @@ class TestCompile:
         refused(graphllm(folder, "compile", *arguments), *words)
         assert not (folder / "x.gllm").exists()
 
-    def test_options_argparse_refuses(self, folder: Path) -> None:
-        done = graphllm(folder, "compile", "hf", "-o", "x.gllm", "--context", "-1")
-        assert done.returncode == 2
-        assert "expected 0 or more" in done.stderr
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (
+                ("compile", "hf", "-o", "x.gllm", "--context", "-1"),
+                ("expected 0 or more", "compile --help"),
+            ),
+            (("compile", "hf"), ("-o/--output", "required")),
+            (("run", "plan.gllm", "-n", "1.5"), ("-n", "'1.5'", "graphllm run --help")),
+            (("run", "plan.gllm", "--bogus"), ("unrecognized", "--bogus")),
+            (("magic",), ("magic", "compile")),
+        ],
+    )
+    def test_options_argparse_refuses(self, folder: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+        refused(graphllm(folder, *arguments), *words)
 
 
 class TestRun:
@@ -165,6 +178,9 @@ class TestRun:
         assert len(done.stdout.split()) == 8
         assert "tok/s" in done.stderr
         assert "arena" in done.stderr
+        assert "seed" not in done.stderr  # greedy takes no random number
+        sampled = graphllm(folder, "run", "plan.gllm", "--ids", "1", "-n", "1", "--stats", "-t", "1", "--seed", "7")
+        assert "seed 7 " in sampled.stderr
 
     def test_a_seed_repeats(self, folder: Path) -> None:
         sampled = [
@@ -312,6 +328,9 @@ class TestShow:
             (("plan.gllm", "--function", "nope"), ("nope", "decode")),
             (("plan.gllm", "--stage", "lowered", "--layer", "99"), ("99",)),
             (("plan.gllm", "-o", "missing/x"), ("missing",)),
+            (("plan.gllm", "-o", "plan.gllm"), ("plan.gllm", "the model itself")),
+            (("plan.gllm", "--context", "9"), ("plan.gllm", "a plan", "for checkpoints")),
+            (("plan.gllm", "--dtype", "f16"), ("plan.gllm", "a plan", "for checkpoints")),
             (("plan.gllm", "--memory", "--format", "json"), ("--memory", "json", "expected --format text or svg")),
             (("plan.gllm", "--layer", "0", "-o", "layer.svg"), ("--layer", "svg", "expected --format text or json")),
         ],

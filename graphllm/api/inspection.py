@@ -44,8 +44,10 @@ def inspect(path: Path, options: Options) -> Inspection:
         GraphLLMError: in one line, what is wrong with it.
     """
     if is_plan(path):
+        _refuse_options(path, "a plan", options)
         return _plan(Plan(PlanFile.open(path, verify="none")))
     if (text := _text_ir(path)) is not None:
+        _refuse_options(path, "text IR", options)
         module = parse_module(text, str(path))
         verify(module)
         return Inspection(lambda stage: module, {}, ())
@@ -55,6 +57,13 @@ def inspect(path: Path, options: Options) -> Inspection:
     stages = {"traced": c.traced, "optimised": c.optimised, "lowered": c.lowered}
     config = json.loads(json.dumps(asdict(c.checkpoint.config)))  # as a plan would say it
     return Inspection(stages.__getitem__, config, [r.as_json() for r in c.reports])
+
+
+def _refuse_options(path: Path, what: str, options: Options) -> None:
+    if options != Options():
+        raise GraphLLMError(
+            f"{path}: {what}, shown as it is; context, slots, precision and overrides are for checkpoints"
+        )
 
 
 def _plan(plan: Plan) -> Inspection:

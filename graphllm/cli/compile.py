@@ -15,10 +15,12 @@ def run(a: argparse.Namespace) -> int:
         plan = api.compile(a.checkpoint, a.output, dump_ir=a.dump_ir, progress=meter, **compile_choices(a))
     if not a.quiet:
         from graphllm.cli.show import page
+        from graphllm.plan.place import shown, size_text
 
         print(page(plan.lowered, {}, plan.report.get("passes", [])))
         if plan.file.tokenizer is None:
             print("no tokenizer was found: run it on --ids, or compile with --tokenizer FILE")
         for note in plan.provenance.get("notes", []):
             print(f"note: {note}")
+        print(f"written: {shown(plan.path)}, {size_text(plan.path.stat().st_size)}")
     return 0

@@ -40,7 +40,7 @@ def run(a: argparse.Namespace) -> int:
     if answer.progress.finish == "context" and not interrupted:
         say(f"stopped: the context of {model.engine.context} positions is full; --context makes it larger")
     if a.stats:
-        _print_stats(model, answer, ready)
+        _print_stats(model, answer, ready, sampled=a.temperature > 0)
     return 130 if interrupted else 0
 
 
@@ -84,13 +84,14 @@ def _print_ids(answer: Answer) -> None:
         print(f" {token}" if i else token, end="", flush=True)
 
 
-def _print_stats(model: Model, answer: Answer, ready: float) -> None:
+def _print_stats(model: Model, answer: Answer, ready: float, *, sampled: bool) -> None:
     p, m = answer.progress, model.engine.device.memory
+    seed = f"seed {answer.seed} · " if sampled else ""
     say(
         f"prompt {p.prompt_tokens} tokens, {p.prefill_speed:.1f} tok/s · "
         f"answer {len(p.tokens)}, {p.decode_speed:.1f} tok/s"
     )
     say(
         f"ready in {ready:.2f} s · weights {m.weights / 1e6:.1f} MB ({m.mapped / 1e6:.1f} mapped) · "
-        f"arena {m.arena / 1e6:.2f} MB · KV {m.states / 1e6:.2f} MB · seed {answer.seed} · ended by {p.finish}"
+        f"arena {m.arena / 1e6:.2f} MB · KV {m.states / 1e6:.2f} MB · {seed}ended by {p.finish}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ def run(a: argparse.Namespace) -> int:
     from graphllm.compiler.options import Options
     from graphllm.frontends.overrides import NO_OVERRIDES
 
+    with suppress(OSError, ValueError):  # one of them is not there
+        if a.output is not None and Path(a.output).samefile(a.model):
+            raise GraphLLMError(f"{a.output}: the model itself; expected another name for what is shown of it")
     choices = compile_choices(a)
     del choices["tokenizer"]  # nothing shown depends on it
     choices["overrides"] = choices["overrides"] or NO_OVERRIDES
