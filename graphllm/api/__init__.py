@@ -113,6 +113,7 @@ def load(
     model = _load(Path(path), tokenizer, context, slots, kv_dtype, dtype, overrides, expand, verify, progress, say)
     if storage := model.engine.device.storage:
         say(storage)
+    model.engine.device.prepare("decode")  # expands weights now, not while somebody waits for a token
     return model
 
 

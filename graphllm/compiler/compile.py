@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from graphllm._version import __version__
@@ -127,8 +128,9 @@ def write(
             "numpy": version("numpy"),
         }
 
+    stop = Event()
     with ThreadPoolExecutor(1) as pool:  # hashes what is read, beside the writing
-        hashing = [pool.submit(hash_file, file) for file in checkpoint.files]
+        hashing = [pool.submit(hash_file, file, stop) for file in checkpoint.files]
         try:
             write_plan(
                 out,
@@ -151,6 +153,7 @@ def write(
                 progress=(lambda done, total: progress("writing", done, total)) if progress else None,
             )
         finally:
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
 

@@ -47,6 +47,10 @@ class Device(Protocol):
         """What it holds so far."""
         ...
 
+    def prepare(self, function: str) -> None:
+        """Make ready for a function's steps now rather than at the first of them."""
+        ...
+
     def row(self, token: int, position: int, slot: int) -> Logits:
         """``decode``: logits [V] of one row."""
         ...

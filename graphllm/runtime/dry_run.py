@@ -20,6 +20,6 @@ def dry_run(module: Module) -> None:
             pass
     for slot in range(engine.slots):
         engine.truncate(0, slot)
-    for n in range(1, engine.slots + 1):
+    for n in sorted({min(n, engine.slots) for n in sizes}):
         if engine.lengths[0] < engine.context:
             engine.step_many([(0, slot) for slot in range(n)])

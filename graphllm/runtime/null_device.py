@@ -32,6 +32,9 @@ class NullDevice:
         arena = max((f.arena or 0 for f in self._module.functions.values()), default=0)
         return DeviceMemory(0, 0, arena, sum(s.type.bytes for s in self._module.states.values()))
 
+    def prepare(self, function: str) -> None:
+        """Nothing to do."""
+
     def row(self, token: int, position: int, slot: int) -> Logits:
         return self._step("decode", [Row(token, position, slot)], "independent").reshape(-1)
 
