@@ -110,6 +110,21 @@ class TestPrompts:
         assert (code, out) == (2, b"")
 
 
+class TestNames:
+    def test_a_name_cannot_break_the_line_or_drive_the_terminal(self, folder: Path) -> None:
+        odd = folder / "two\nlines\x1b[2J🙂"
+        odd.mkdir(exist_ok=True)
+        (odd / "text").write_text("no model")
+        for command in (f"{GRAPHLLM} run", f"{GRAPHLLM} show", f"{GRAPHLLM} verify", f"{GRAPHLLM} opt"):
+            for name in ("", "/text", "/gone.gllm"):
+                code, out, err = shell(folder, f"{command} $'two\\nlines\\x1b[2J🙂{name}'")
+                assert (code, out) == (2, b"")
+                shows_the_place = command.endswith("opt") and name == "/text"
+                assert err.count("\n") == (3 if shows_the_place else 1), err
+                assert r"two\nlines\x1b[2J🙂" in err
+                assert "\x1b" not in err
+
+
 class TestEnded:
     @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
     def test_no_part_of_a_plan_is_left(self, folder: Path, name: str) -> None:

@@ -12,7 +12,7 @@ from importlib import import_module
 
 from graphllm.cli.arguments import build_parser
 from graphllm.cli.process import discard_output, open_streams, unwind_on_signals
-from graphllm.cli.terminal import say
+from graphllm.cli.terminal import complain, say
 from graphllm.errors import GraphLLMError
 
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _command(argv)
     except GraphLLMError as error:
-        say(str(error))
+        complain(error)
     except KeyboardInterrupt:
         say("interrupted")
         return 130

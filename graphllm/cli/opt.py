@@ -9,6 +9,7 @@ from graphllm.cli.input import read_text
 from graphllm.cli.output import write_text
 from graphllm.cli.terminal import say
 from graphllm.errors import PassError
+from graphllm.plan.place import shown
 
 
 def run(a: argparse.Namespace) -> int:
@@ -29,7 +30,7 @@ def run(a: argparse.Namespace) -> int:
     unknown = [n for n in names if n not in known]
     if unknown:
         raise PassError(f"--passes: unknown pass {unknown[0]}; known ones are {', '.join(known)}")
-    module = parse_module(read_text(a.input, "text IR"), "<stdin>" if a.input == "-" else a.input)
+    module = parse_module(read_text(a.input, "text IR"), "<stdin>" if a.input == "-" else shown(a.input))
     verify(module)
     module, reports = run_passes(module, [known[n] for n in names])
     if a.time:

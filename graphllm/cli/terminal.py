@@ -8,6 +8,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from graphllm.errors import GraphLLMError, ParseError, VerifyError
+
 _PATIENCE = 0.5  # seconds before a progress line is worth showing
 
 
@@ -44,4 +46,18 @@ class Meter:
 def say(line: str) -> None:
     """One line for the person, not for the pipe. Where it cannot be printed there is nobody to tell."""
     with suppress(OSError):
-        print(f"graphllm: {line}", file=sys.stderr)
+        print(f"graphllm: {_visible(line)}", file=sys.stderr)
+
+
+def complain(error: GraphLLMError) -> None:
+    """An error in one line; text IR is shown below it, with a mark where it is wrong."""
+    first, *place = str(error).splitlines() if isinstance(error, ParseError | VerifyError) else [str(error)]
+    say(first)
+    with suppress(OSError):
+        for line in place:
+            print(_visible(line), file=sys.stderr)
+
+
+def _visible(line: str) -> str:
+    """Names of files may hold anything: what would break the line, or drive the terminal, is shown as its escape."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
