@@ -235,5 +235,5 @@ def assumption(config: ModelConfig) -> str:
     return (
         f"the file does not say norm_eps, RoPE or special ids: assumed norm_eps {config.norm_eps:g}, "
         f"rope_theta {config.rope_theta:g}, {config.rope_pairing} RoPE{scaling}, bos {config.bos_id}, eos {eos}; "
-        f"presets and overrides say otherwise"
+        f"a preset or overrides can say otherwise"
     )
