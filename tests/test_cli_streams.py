@@ -58,7 +58,9 @@ class TestClosed:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 class TestFull:
-    @pytest.mark.parametrize("command", [f"{RUN} -p a", f"{GRAPHLLM} show plan.gllm --source", f"{GRAPHLLM} cache"])
+    @pytest.mark.parametrize(
+        "command", [f"{RUN} -p a", *(f"{GRAPHLLM} {c}" for c in ("show plan.gllm --source", "cache", "--help"))]
+    )
     def test_output_that_is_full_is_one_line(self, folder: Path, command: str) -> None:
         code, _, err = shell(folder, f"{command} >/dev/full", GRAPHLLM_CACHE=str(folder / "cache"))
         assert (code, err) == (2, "graphllm: output: refused by the system; No space left on device\n")
@@ -81,6 +83,8 @@ class TestAscii:
         c = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "utf-8"}
         _, expected, _ = shell(folder, f"{RUN} -p 'é🙂'", PYTHONUTF8="1")
         assert shell(folder, f"{RUN} -p 'é🙂'", **c) == (0, expected, "")
+        code, out, err = shell(folder, f"env -u PYTHONIOENCODING {RUN} -p 'é🙂'", **c)
+        assert (code, out[:2], err) == (0, b"??", "")
 
     def test_half_a_character_is_refused(self, folder: Path) -> None:
         for prompt in (r"-p $'abc\xf0\x9f'", r"< <(printf 'abc\xf0\x9f')"):

@@ -42,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> int:
     parser = build_parser()
-    arguments = parser.parse_args(argv)
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit:
+        sys.stdout.flush()  # --help and --version end here; not at exit, where a full disk would be a second error
+        raise
     if arguments.command is None:
         parser.print_help()
         code = 0

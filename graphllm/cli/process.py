@@ -31,7 +31,7 @@ def open_streams() -> None:
     if isinstance(out.buffer, io.RawIOBase):
         # PYTHONUNBUFFERED: Python drops, in silence, what the system does not take of a text at once.
         sys.stdout = out = io.TextIOWrapper(io.BufferedWriter(cast(Any, out.buffer)), out.encoding, out.errors)
-    if out.errors == "strict":
+    if out.errors in ("strict", "surrogateescape"):  # the second in the C locale; neither was asked for
         out.reconfigure(errors="replace")
 
 
