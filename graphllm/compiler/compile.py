@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from threading import Event
 from typing import Any
+
+import numpy as np
 
 from graphllm._version import __version__
 from graphllm.codegen.numpy.generate import generate
@@ -125,7 +126,7 @@ def write(
             "files": [{"name": f.name, "bytes": seen[2], "sha256": digest} for f, seen, digest in files],
             "notes": list(checkpoint.notes),
             "graphllm": __version__,
-            "numpy": version("numpy"),
+            "numpy": np.__version__,
         }
 
     stop = Event()
