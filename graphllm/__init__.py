@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from graphllm.errors import (
         CheckpointError,
         GraphLLMError,
+        NativeError,
         ParseError,
         PassError,
         PlanError,
@@ -31,6 +32,7 @@ __all__ = [
     "CheckpointError",
     "GraphLLMError",
     "Model",
+    "NativeError",
     "ParseError",
     "PassError",
     "Plan",

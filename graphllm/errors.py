@@ -37,3 +37,7 @@ class PlanError(GraphLLMError):
 
 class RunError(GraphLLMError):
     """A request the runtime refuses: prompt too long, a bad token id, a bad sampler setting."""
+
+
+class NativeError(GraphLLMError):
+    """Native code that cannot be had: no C++ compiler, or one that fails or hangs."""

@@ -1,4 +1,7 @@
-"""What every test gets: a plan cache that is not the user's. ``--update-golden`` rewrites golden files, never in CI."""
+"""What every test gets: a plan cache that is not the user's, and NumPy where no target is named.
+
+``--update-golden`` rewrites golden files, never in CI.
+"""
 
 from __future__ import annotations
 
@@ -21,5 +24,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    os.environ["GRAPHLLM_TARGET"] = "numpy"  # else every model of a test would start a C++ compiler
     if config.getoption("--update-golden") and os.environ.get("CI"):
         raise pytest.UsageError("--update-golden is refused in CI: golden files are changed and read by people")

@@ -13,6 +13,7 @@ can do, ``plan`` what can be seen of them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, get_args
 
@@ -20,15 +21,18 @@ from graphllm._version import __version__
 from graphllm.api.answer import Answer, Completion
 from graphllm.api.model import Model, PathLike
 from graphllm.api.plan import Plan, Stage
-from graphllm.compiler.link import Expand, LoweredForOther, module_of
-from graphllm.errors import GraphLLMError, PlanError, RunError
+from graphllm.compiler.link import Expand, LoweredForOther, link_numpy, module_of
+from graphllm.errors import GraphLLMError, NativeError, PlanError, RunError
 from graphllm.plan.plan_file import PlanFile, Verify, is_plan
 
 if TYPE_CHECKING:
     from graphllm.compiler.compile import Progress
     from graphllm.compiler.options import Options
+    from graphllm.compiler.targets import TargetName
     from graphllm.frontends.overrides import Overrides
+    from graphllm.ir.core import Module
     from graphllm.ir.types import DType
+    from graphllm.runtime.device import Device
 
 Say: TypeAlias = Callable[[str], None]  # one line for the user, about something done on their behalf
 
@@ -40,9 +44,10 @@ def compile(
     tokenizer: PathLike | None = None,
     context: int = 0,
     slots: int = 1,
-    kv_dtype: DType = "f32",
+    kv_dtype: DType | None = None,
     dtype: DType | None = None,
     overrides: Overrides | None = None,
+    target: TargetName | None = None,
     dump_ir: PathLike | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -54,9 +59,10 @@ def compile(
         tokenizer: its tokenizer, when that does not lie beside it. A model may have none.
         context: positions S of the KV cache, f32 or f16 [slots,K,S,d] twice a layer; 0 = the model's own, at most 4096.
         slots: sequences held at once.
-        kv_dtype: f32 or f16, what the KV cache stores.
+        kv_dtype: f32 or f16, what the KV cache stores; None = f16 for cpu, f32 for numpy.
         dtype: f32, f16 or bf16, what matrices are stored in; None keeps the checkpoint's. Arithmetic is f32.
         overrides: norm eps, RoPE and the like where the checkpoint does not say (``frontends.overrides``).
+        target: ``cpu`` (native code) or ``numpy``; None = cpu where there is a C++ compiler. A plan runs on either.
         dump_ir: a folder for the IR after every pass.
         progress: called with (what, done, total).
 
@@ -68,11 +74,11 @@ def compile(
         GraphLLMError: the base of these; by itself, an option out of range or a cache that cannot be used.
         All in one line; whatever ends it, no part of a plan is left behind and an older one stays as it was.
     """
-    options = _options(context, slots, kv_dtype, dtype, overrides)
+    options = _options(context, slots, kv_dtype, dtype, overrides, target)
     source, vocabulary = Path(path), Path(tokenizer) if tokenizer is not None else None
-    target = Path(out) if out is not None else None
+    place = Path(out) if out is not None else None
     dump = Path(dump_ir) if dump_ir is not None else None
-    return Plan(PlanFile.open(_compile(source, vocabulary, options, target, dump, progress), verify="none"))
+    return Plan(PlanFile.open(_compile(source, vocabulary, options, place, dump, progress), verify="none"))
 
 
 def load(
@@ -84,6 +90,8 @@ def load(
     kv_dtype: DType | None = None,
     dtype: DType | None = None,
     overrides: Overrides | None = None,
+    device: TargetName | None = None,
+    threads: int = 0,
     expand: Expand = "auto",
     verify: Verify = "auto",
     progress: Progress | None = None,
@@ -95,11 +103,13 @@ def load(
         path: a plan, or whatever ``compile`` takes.
         tokenizer: as for ``compile``; for a plan, to be used instead of its own.
         context, slots: as for ``compile``; 0 keeps a plan's own. Another value lowers the plan again, in memory, and so
-            does a plan that another version of graphllm has made.
-        kv_dtype: as for ``compile``; None keeps a plan's own, and is f32 for a checkpoint.
+            does a plan that was made for another device or by another version of graphllm.
+        kv_dtype: as for ``compile``; None keeps a plan's own.
         dtype, overrides: as for ``compile``, and only for a checkpoint: a plan's weights are what they are.
-        expand: whether 16-bit weights are expanded to f32 once (``always``, int8 groups too), converted as they are
-            read (``never``), or expanded where memory allows (``auto``).
+        device: ``cpu`` or ``numpy``; None = cpu where native code can be had, and it is built once and kept.
+        threads: how many compute on cpu; 0 = one for each physical core. No result depends on it.
+        expand: on numpy, whether 16-bit weights are expanded to f32 once (``always``, int8 groups too), converted as
+            they are read (``never``), or expanded where memory allows (``auto``).
         verify: hash all weights first (``all``), only those of plans under 64 MiB (``auto``), or ``none``.
         progress: called with (what, done, total), when something must be compiled.
         say: is told in one line what was done without being asked for.
@@ -107,73 +117,97 @@ def load(
     Raises:
         CheckpointError, TokenizerError: as for ``compile``.
         PlanError: the plan is damaged, too new, or describes something that is not a model.
+        NativeError: ``cpu`` was asked for and there is no C++ compiler, or it fails.
         RunError: the caches do not fit in memory, or an option is for checkpoints only.
         GraphLLMError: the base of these; by itself, an option out of range or a cache folder that cannot be used.
     """
-    model = _load(Path(path), tokenizer, context, slots, kv_dtype, dtype, overrides, expand, verify, progress, say)
+    from graphllm.compiler.targets import resolve
+
+    for name, allowed, given in (("expand", get_args(Expand), expand), ("verify", get_args(Verify), verify)):
+        if given not in allowed:
+            raise RunError(f"{name}: {given!r}; expected {', '.join(allowed)}")
+    source, (chosen, why) = Path(path), resolve(device)
+    checkpoint = not is_plan(source)
+    if checkpoint:
+        options = _options(context, slots or 1, kv_dtype, dtype, overrides, chosen)
+        source, tokenizer, verify = _plan_of(source, tokenizer, options, verify, progress), None, "none"
+        context, slots, kv_dtype = 0, 0, None  # the plan has them
+    elif dtype is not None or (overrides is not None and overrides.given()):
+        raise RunError(f"{source}: a plan; dtype and overrides are for checkpoints, compile that again with them")
+    file = PlanFile.open(source, verify=verify)
+    link = _Link(file, context, slots, kv_dtype, expand, threads, tokenizer, say)
+    try:
+        model = link.model(chosen)
+        if why:
+            say(why)
+    except NativeError as error:
+        if not why:
+            raise
+        say(f"target numpy, several times as slow: {error}")
+        model = link.model("numpy")
     if storage := model.engine.device.storage:
         say(storage)
     model.engine.device.prepare("decode")  # expands weights now, not while somebody waits for a token
     return model
 
 
-def _load(
-    source: Path,
-    tokenizer: PathLike | None,
-    context: int,
-    slots: int,
-    kv_dtype: DType | None,
-    dtype: DType | None,
-    overrides: Overrides | None,
-    expand: Expand,
-    verify: Verify,
-    progress: Progress | None,
-    say: Say,
-) -> Model:
-    for name, allowed, given in (("expand", get_args(Expand), expand), ("verify", get_args(Verify), verify)):
-        if given not in allowed:
-            raise RunError(f"{name}: {given!r}; expected {', '.join(allowed)}")
-    if is_plan(source):
-        if dtype is not None or (overrides is not None and overrides.given()):
-            raise RunError(f"{source}: a plan; dtype and overrides are for checkpoints, compile that again with them")
-    else:
-        options = _options(context, slots or 1, kv_dtype or "f32", dtype, overrides)
-        source, tokenizer, verify = _plan_of(source, tokenizer, options, verify, progress), None, "none"
-    file = PlanFile.open(source, verify=verify)
-    if context or slots or kv_dtype:
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A plan and what was asked of it, to be put on a device."""
+
+    file: PlanFile
+    context: int
+    slots: int
+    kv_dtype: DType | None
+    expand: Expand
+    threads: int
+    tokenizer: PathLike | None
+    say: Say
+
+    def model(self, target: TargetName) -> Model:
+        """The plan as it was lowered where that will do, or else lowered again, here and now."""
+        plan, section = Plan(self.file), f"lowered/{target}"
+        if not self.other_steps() and self.same_version() and section in self.file.sections:
+            try:
+                module = module_of(self.file, section)
+                return Model(plan, module, self.device(module, target), self.tokenizer)
+            except LoweredForOther:
+                pass
+        module = self.lowered_again(target)
+        return Model(plan, module, self.device(module, target), self.tokenizer)
+
+    def other_steps(self) -> bool:
+        if not (self.context or self.slots or self.kv_dtype):
+            return False
         from graphllm.compiler.record import steps_of
 
-        if steps_of(file, context, slots, kv_dtype) != steps_of(file):
-            return _lowered_again(file, context, slots, kv_dtype, expand, tokenizer, say)
-    made_by = file.documents.get("provenance", {}).get("graphllm")
-    if made_by == __version__ and "lowered/numpy" in file.sections:
-        try:
-            return Model(Plan(file), module_of(file, "lowered/numpy"), expand, tokenizer)
-        except LoweredForOther:
-            pass
-    return _lowered_again(file, 0, 0, None, expand, tokenizer, say)
+        return steps_of(self.file, self.context, self.slots, self.kv_dtype) != steps_of(self.file)
 
+    def same_version(self) -> bool:
+        return self.file.documents.get("provenance", {}).get("graphllm") == __version__
 
-def _lowered_again(
-    file: PlanFile,
-    context: int,
-    slots: int,
-    kv_dtype: DType | None,
-    expand: Expand,
-    tokenizer: PathLike | None,
-    say: Say,
-) -> Model:
-    """A plan's portable IR lowered here and now: for other step sizes, or as this version of graphllm does it."""
-    from graphllm.compiler.record import steps_of
-    from graphllm.compiler.relower import relowered
+    def lowered_again(self, target: TargetName) -> Module:
+        """From the portable IR for another target, from the start for other step sizes or another version."""
+        from graphllm.compiler.record import steps_of
+        from graphllm.compiler.relower import lowered_for, relowered
 
-    steps = steps_of(file, context, slots, kv_dtype)
-    module = relowered(file, steps)
-    if steps == steps_of(file):
-        say(f"lowered again: the plan was not lowered by graphllm {__version__} for numpy")
-    else:
-        say(f"lowered again for context {steps.context}, slots {steps.slots}, {steps.kv_dtype} cache")
-    return Model(Plan(file), module, expand, tokenizer)
+        if not self.other_steps() and self.same_version() and f"lowered/{target}" not in self.file.sections:
+            self.say(f"lowered again for {target}: the plan was made for {Plan(self.file).target}")
+            return lowered_for(self.file, target)
+        steps = steps_of(self.file, self.context, self.slots, self.kv_dtype)
+        module = relowered(self.file, steps, target)
+        if self.other_steps():
+            self.say(f"lowered again for context {steps.context}, slots {steps.slots}, {steps.kv_dtype} cache")
+        else:
+            self.say(f"lowered again: the plan was not lowered by graphllm {__version__} for {target}")
+        return module
+
+    def device(self, module: Module, target: TargetName) -> Device:
+        if target == "numpy":
+            return link_numpy(self.file, module, self.expand)
+        from graphllm.compiler.link_cpu import link_cpu
+
+        return link_cpu(self.file, module, self.threads, self.say)
 
 
 def _plan_of(
@@ -224,11 +258,22 @@ def _compile(
     return target
 
 
-def _options(context: int, slots: int, kv_dtype: DType, dtype: DType | None, overrides: Overrides | None) -> Options:
+def _options(
+    context: int,
+    slots: int,
+    kv_dtype: DType | None,
+    dtype: DType | None,
+    overrides: Overrides | None,
+    target: TargetName | None,
+) -> Options:
     from graphllm.compiler.options import Options
+    from graphllm.compiler.targets import BACKENDS, resolve
     from graphllm.frontends.overrides import NO_OVERRIDES
 
-    return Options(context, slots, kv_dtype, dtype, overrides or NO_OVERRIDES)
+    chosen, _ = resolve(target)
+    return Options(
+        context, slots, kv_dtype or BACKENDS[chosen].kv_dtype, dtype, overrides or NO_OVERRIDES, target=chosen
+    )
 
 
 __all__ = ["Answer", "Completion", "GraphLLMError", "Model", "Plan", "Stage", "compile", "load"]

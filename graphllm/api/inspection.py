@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 from graphllm.api.plan import Plan, Stage
 from graphllm.compiler.options import Options
+from graphllm.compiler.targets import TargetName
 from graphllm.errors import GraphLLMError
 from graphllm.frontends.config import ModelConfig
 from graphllm.ir.core import Module
@@ -26,15 +27,19 @@ class Inspection:
     stage: Callable[[Stage], Module]
     config: Mapping[str, Any]
     passes: Sequence[Mapping[str, Any]]
+    target: str  # what its lowered stage is for, '' where that is not known
 
-    @property
-    def source(self) -> str:
-        """The code that the lowered module gives."""
-        from graphllm.codegen.numpy.generate import generate
-        from graphllm.compiler.link import int8_matrices
+    def source(self, target: TargetName) -> str:
+        """The code that the module gives for a target, lowered for it where it was lowered for another."""
+        from graphllm.compiler.targets import BACKENDS
+        from graphllm.passes.manager import run_passes
+        from graphllm.passes.pipeline import lowering
 
-        module = self.stage("lowered")
-        return generate(module, int8_matrices(module))
+        backend = BACKENDS[target]
+        if target == self.target:
+            return backend.source(self.stage("lowered"))
+        module, _ = run_passes(self.stage("optimised"), lowering(backend.target))
+        return backend.source(module)
 
 
 def inspect(path: Path, options: Options) -> Inspection:
@@ -50,17 +55,18 @@ def inspect(path: Path, options: Options) -> Inspection:
         _refuse_options(path, "text IR", options)
         module = parse_module(text, str(path))
         verify(module)
-        return Inspection(lambda stage: module, {}, ())
+        planned = any(f.arena is not None for f in module.functions.values())
+        return Inspection(lambda stage: module, {}, (), options.target if planned else "")
     from graphllm.compiler.compile import compile_checkpoint
 
     c = compile_checkpoint(path, options)
     stages = {"traced": c.traced, "optimised": c.optimised, "lowered": c.lowered}
     config = json.loads(json.dumps(asdict(c.checkpoint.config)))  # as a plan would say it
-    return Inspection(stages.__getitem__, config, [r.as_json() for r in c.reports])
+    return Inspection(stages.__getitem__, config, [r.as_json() for r in c.reports], options.target)
 
 
 def _refuse_options(path: Path, what: str, options: Options) -> None:
-    if options != Options():
+    if replace(options, target="numpy") != Options():
         raise GraphLLMError(
             f"{path}: {what}, shown as it is; context, slots, precision and overrides are for checkpoints"
         )
@@ -72,7 +78,8 @@ def _plan(plan: Plan) -> Inspection:
     config = {
         f.name: plan.config[f.name] for f in fields(ModelConfig) if f.name in plan.config
     }  # JSON forgot the order
-    return Inspection(plan.stage, config, [cast("dict[str, Any]", p) for p in passes if isinstance(p, dict)])
+    recorded_passes = [cast("dict[str, Any]", p) for p in passes if isinstance(p, dict)]
+    return Inspection(plan.stage, config, recorded_passes, plan.target)
 
 
 def _text_ir(path: Path) -> str | None:

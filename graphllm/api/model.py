@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from graphllm.api.answer import Answer, Completion, Prompt, sampler_config
 from graphllm.api.plan import Plan
-from graphllm.compiler.link import Expand, link_numpy
 from graphllm.errors import PlanError, RunError
 from graphllm.ir.core import Module
+from graphllm.runtime.device import Device
 from graphllm.runtime.engine import Engine
 from graphllm.runtime.generate import generate_batch
 from graphllm.runtime.sampling import SamplerConfig
@@ -45,13 +45,13 @@ class Model:
 
     Attributes:
         plan: the plan it runs.
-        lowered: the module it runs, the plan's own or one lowered again for another context.
+        lowered: the module it runs, the plan's own or one lowered again for another target or context.
         engine: sequences on the device, for those who choose tokens themselves: ``engine.feed``, ``engine.step``.
     """
 
-    def __init__(self, plan: Plan, lowered: Module, expand: Expand = "auto", tokenizer: PathLike | None = None) -> None:
+    def __init__(self, plan: Plan, lowered: Module, device: Device, tokenizer: PathLike | None = None) -> None:
         self.plan, self.lowered = plan, lowered
-        self.engine = Engine(link_numpy(plan.file, lowered, expand), lowered)
+        self.engine = Engine(device, lowered)
         data = plan.file.tokenizer
         if tokenizer is not None:
             from graphllm.frontends.tokenizer_file import find_tokenizer

@@ -46,10 +46,17 @@ class Plan:
         """The portable IR, verified: ``print(graphllm.ir.print_module(plan.module))``. Raises PlanError."""
         return module_of(self.file, "ir")
 
+    @property
+    def target(self) -> str:
+        """What the plan was lowered for, ``cpu`` or ``numpy``; it runs on others too, lowered again when loaded."""
+        held = [name.removeprefix("lowered/") for name in self.file.sections if name.startswith("lowered/")]
+        recorded = self.file.documents.get("options", {}).get("target")
+        return recorded if recorded in held else held[0] if held else "numpy"
+
     @cached_property
     def lowered(self) -> Module:
-        """The IR as the NumPy target runs it, verified: kernels, order, memory. Raises PlanError."""
-        return module_of(self.file, "lowered/numpy")
+        """The IR as its target runs it, verified: kernels, order, memory. Raises PlanError."""
+        return module_of(self.file, f"lowered/{self.target}")
 
     def stage(self, name: Stage) -> Module:
         """The module as it was ``traced``, ``optimised`` by the portable passes, or ``lowered``.
@@ -69,8 +76,8 @@ class Plan:
 
     @property
     def source(self) -> str:
-        """The generated Python, as it was when the plan was made; running generates it afresh."""
-        return self.file.sections.get("source/numpy", "")
+        """The generated C++ or Python, as it was when the plan was made; running generates it afresh."""
+        return self.file.sections.get(f"source/{self.target}", "")
 
     def close(self) -> None:
         """Let go of the file; arrays taken from it stay good."""

@@ -48,7 +48,9 @@ def _compile(p: argparse.ArgumentParser) -> None:
     p.description = "Compile a llama2.c .bin file or a Hugging Face folder into a plan."
     p.add_argument("checkpoint", help="a file or folder; its format is found by content")
     p.add_argument("-o", "--output", required=True, metavar="PLAN", help="the plan to write, as a rule *.gllm")
-    p.add_argument("--target", choices=["numpy"], default="numpy", help="what to generate code for (default: numpy)")
+    p.add_argument(
+        "--target", choices=["cpu", "numpy"], help="what to lower it for (default: cpu where there is a C++ compiler)"
+    )
     p.add_argument("-q", "--quiet", action="store_true", help="no progress, no table")
     p.add_argument("--dump-ir", metavar="DIR", help="write the IR after every pass that changed it")
     _model_options(p)
@@ -66,7 +68,7 @@ def _model_options(p: argparse.ArgumentParser) -> None:
         help="positions of the KV cache (default: the model's, at most 4096)",
     )
     p.add_argument("--slots", type=_whole, default=0, metavar="B", help="sequences held at once (default: 1)")
-    p.add_argument("--kv", choices=["f32", "f16"], help="what the KV cache stores (default: f32)")
+    p.add_argument("--kv", choices=["f32", "f16"], help="what the KV cache stores (default: f16 on cpu, f32 on numpy)")
     p.add_argument(
         "--dtype", choices=["f32", "f16", "bf16"], help="what matrices are stored in (default: the checkpoint's)"
     )
@@ -98,7 +100,16 @@ def _run(p: argparse.ArgumentParser) -> None:
     p.add_argument("--no-echo", action="store_true", help="print the answer without the prompt")
     p.add_argument("--stats", action="store_true", help="print speeds and memory on stderr at the end")
     p.add_argument(
-        "--expand", choices=["auto", "always", "never"], default="auto", help="expand 16-bit weights to f32 in memory"
+        "--device", choices=["cpu", "numpy"], help="what computes (default: cpu where there is a C++ compiler)"
+    )
+    p.add_argument(
+        "--threads", type=_whole, default=0, metavar="N", help="on cpu (default: one for each physical core)"
+    )
+    p.add_argument(
+        "--expand",
+        choices=["auto", "always", "never"],
+        default="auto",
+        help="on numpy, expand 16-bit weights to f32 in memory",
     )
     s = p.add_argument_group("sampling (greedy unless --temperature is given)")
     s.add_argument("-t", "--temperature", type=float, default=0.0, metavar="X")
@@ -120,7 +131,7 @@ def _show(p: argparse.ArgumentParser) -> None:
     what = p.add_mutually_exclusive_group()
     what.add_argument("--stage", choices=["traced", "optimised", "lowered"], help="the IR at this stage")
     what.add_argument(
-        "--source", nargs="?", const="numpy", choices=["numpy"], metavar="TARGET", help="the generated source"
+        "--source", nargs="?", const="", choices=["", "cpu", "numpy"], metavar="TARGET", help="the generated source"
     )
     what.add_argument("--memory", action="store_true", help="the memory map of a function: address by time")
     p.add_argument("--function", metavar="NAME", help="only this function: decode, prefill_32 …")
@@ -136,7 +147,7 @@ def _opt(p: argparse.ArgumentParser) -> None:
     p.description = "Text IR in, text IR out. --list tells the passes."
     p.add_argument("input", nargs="?", default="-", help="a file of text IR, - for standard input (default)")
     p.add_argument("--passes", default="", metavar="A,B", help="passes to run, in this order")
-    p.add_argument("--target", choices=["numpy"], default="numpy", help="whose templates and memory (default: numpy)")
+    p.add_argument("--target", choices=["cpu", "numpy"], default="numpy", help="whose templates (default: numpy)")
     p.add_argument("--dtype", choices=["f32", "f16", "bf16"], default="bf16", help="for the pass cast (default: bf16)")
     p.add_argument("--verify", action="store_true", help="check the input's rules too, and say on stderr that all held")
     p.add_argument("--time", action="store_true", help="what each pass did and how long it took, on stderr")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def compile_choices(a: argparse.Namespace) -> dict[str, Any]:
     """What ``compile`` takes: tokenizer, context, slots, precision, overrides."""
-    return load_choices(a) | {"slots": a.slots or 1, "kv_dtype": a.kv or "f32"}
+    return load_choices(a) | {"slots": a.slots or 1}
 
 
 def load_choices(a: argparse.Namespace) -> dict[str, Any]:

@@ -12,12 +12,16 @@ def run(a: argparse.Namespace) -> int:
     from graphllm import api
 
     with Meter(quiet=a.quiet) as meter:
-        plan = api.compile(a.checkpoint, a.output, dump_ir=a.dump_ir, progress=meter, **compile_choices(a))
+        choices = {"target": a.target, "dump_ir": a.dump_ir, **compile_choices(a)}
+        plan = api.compile(a.checkpoint, a.output, progress=meter, **choices)
     if not a.quiet:
         from graphllm.cli.show import page
+        from graphllm.compiler.targets import resolve
         from graphllm.plan.place import shown, size_text
 
         print(page(plan.lowered, {}, plan.report.get("passes", [])))
+        _, why = resolve(a.target)
+        print(why or f"target {plan.target}")
         if plan.file.tokenizer is None:
             print("no tokenizer was found: run it on --ids, or compile with --tokenizer FILE")
         for note in plan.provenance.get("notes", []):

@@ -13,14 +13,14 @@ from graphllm.plan.place import shown
 
 
 def run(a: argparse.Namespace) -> int:
-    from graphllm.codegen.numpy.target import NUMPY
+    from graphllm.compiler.targets import BACKENDS
     from graphllm.ir.parser import parse_module
     from graphllm.ir.printer import print_module
     from graphllm.ir.verifier import verify
     from graphllm.passes.manager import run_passes
     from graphllm.passes.pipeline import by_name
 
-    known = by_name(NUMPY, a.dtype)
+    known = by_name(BACKENDS[a.target].target, a.dtype)
     if a.list:
         for name in known:
             first = import_module(f"graphllm.passes.{name.replace('-', '_')}").__doc__ or ""

@@ -23,7 +23,9 @@ def run(a: argparse.Namespace) -> int:
     prompt = _prompt(a)
     started = time.perf_counter()
     with Meter() as meter:
-        model = api.load(a.model, expand=a.expand, progress=meter, say=say, **load_choices(a))
+        model = api.load(
+            a.model, device=a.device, threads=a.threads, expand=a.expand, progress=meter, say=say, **load_choices(a)
+        )
         limit = None if a.max_tokens == -1 else a.max_tokens
         answer = model.stream(prompt, max_tokens=limit, stop=a.stop, ignore_eos=a.ignore_eos, **sampler_choices(a))
         model.engine.check(answer.prompt_ids)  # before any of it is printed

@@ -23,12 +23,16 @@ _BY_SUFFIX = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".json": "json"}
 def run(a: argparse.Namespace) -> int:
     from graphllm.api.inspection import inspect
     from graphllm.compiler.options import Options
+    from graphllm.compiler.targets import BACKENDS, resolve
     from graphllm.frontends.overrides import NO_OVERRIDES
+    from graphllm.plan.plan_file import is_plan
 
     with suppress(OSError, ValueError):  # one of them is not there
         if a.output is not None and Path(a.output).samefile(a.model):
             raise GraphLLMError(f"{a.output}: the model itself; expected another name for what is shown of it")
-    choices = compile_choices(a)
+    choices: dict[str, Any] = compile_choices(a) | {"target": resolve(a.source or None)[0]}
+    if choices["kv_dtype"] is None:
+        choices["kv_dtype"] = BACKENDS[choices["target"]].kv_dtype if not is_plan(Path(a.model)) else "f32"
     del choices["tokenizer"]  # nothing shown depends on it
     choices["overrides"] = choices["overrides"] or NO_OVERRIDES
     write_text(a.output, _shown(inspect(Path(a.model), Options(**choices)), a))
@@ -36,10 +40,12 @@ def run(a: argparse.Namespace) -> int:
 
 
 def _shown(subject: Inspection, a: argparse.Namespace) -> str:
+    from graphllm.compiler.targets import resolve
+
     suffix = "." + a.output.rsplit(".", 1)[-1] if a.output else ""
     form = a.format or _BY_SUFFIX.get(suffix, "text")
     if a.source is not None:
-        return subject.source
+        return subject.source(a.source or resolve(None)[0])
     if a.memory:
         if form not in ("text", "svg"):
             raise GraphLLMError(f"--memory: no {form} of the memory map; expected --format text or svg")

@@ -29,7 +29,11 @@ def cache_folder() -> Path:
     """
     chosen = os.environ.get("GRAPHLLM_CACHE")
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    folder = Path(chosen) if chosen else base / "graphllm"
+    return private_folder(Path(chosen) if chosen else base / "graphllm")
+
+
+def private_folder(folder: Path) -> Path:
+    """The folder, made if need be, for us alone to write to. Raises GraphLLMError where it is not."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()

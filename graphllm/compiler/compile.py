@@ -13,10 +13,8 @@ from typing import Any
 import numpy as np
 
 from graphllm._version import __version__
-from graphllm.codegen.numpy.generate import generate
-from graphllm.codegen.numpy.target import NUMPY
-from graphllm.compiler.link import int8_matrices
 from graphllm.compiler.options import Options
+from graphllm.compiler.targets import BACKENDS
 from graphllm.compiler.weights import Array, WeightReader
 from graphllm.errors import CheckpointError, PlanError, TokenizerError
 from graphllm.frontends.checkpoint import Checkpoint
@@ -56,7 +54,8 @@ def compile_checkpoint(path: Path, options: Options, dump: Path | None = None) -
     seen = _looks(checkpoint.files)
     steps = options.steps(checkpoint.config.context)
     traced = trace(checkpoint.config, weights_of(checkpoint), checkpoint.group, steps)
-    optimised, lowered, reports = lower(traced, portable(options.dtype), lowering(NUMPY), dump)
+    target = BACKENDS[options.target].target
+    optimised, lowered, reports = lower(traced, portable(options.dtype), lowering(target), dump)
     return Compiled(checkpoint, steps, traced, optimised, lowered, reports, seen)
 
 
@@ -137,8 +136,8 @@ def write(
                 out,
                 texts={
                     "ir": print_module(compiled.optimised),
-                    f"lowered/{NUMPY.name}": print_module(lowered),
-                    f"source/{NUMPY.name}": generate(lowered, int8_matrices(lowered)),
+                    f"lowered/{options.target}": print_module(lowered),
+                    f"source/{options.target}": BACKENDS[options.target].source(lowered),
                 },
                 documents={
                     "config": asdict(checkpoint.config),

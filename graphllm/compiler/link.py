@@ -17,6 +17,7 @@ from graphllm.ir.core import Module, Operation, Weight
 from graphllm.ir.lifetime import owns_memory
 from graphllm.ir.opdef import OPS
 from graphllm.ir.parser import parse_module
+from graphllm.ir.target import Target
 from graphllm.ir.verifier import verify
 from graphllm.plan.place import size_text
 from graphllm.plan.plan_file import PlanFile
@@ -58,12 +59,12 @@ def check_weights(plan: PlanFile, module: Module) -> None:
 
 
 class LoweredForOther(PlanError):
-    """Lowered IR that is a model, but not one for this NumPy generator: another version's. Lowering it again helps."""
+    """Lowered IR that is a model, but not one for this generator: another version's. Lowering it again helps."""
 
 
-def check_kernels(module: Module, where: str) -> None:
+def check_kernels(module: Module, where: str, target: Target = NUMPY) -> None:
     """Raise LoweredForOther unless the generator can write every kernel: known templates, and memory for all of it."""
-    templates = {t.name for t in NUMPY.templates} | set(OPS)
+    templates = {t.name for t in target.templates} | set(OPS)
     for function in module.functions.values():
         at = f"{where}: func @{function.name}"
         if function.arena is None:
@@ -74,10 +75,11 @@ def check_kernels(module: Module, where: str) -> None:
                 raise LoweredForOther(f"{at}: kernel {kernel.template[:40]!r}: expected one of {known}")
         for op in function.walk():
             what = f"{at}: {op.name} giving {op.results[0].ref}"
-            need, room = NUMPY.scratch(op), op.scratch[1] if op.scratch is not None else 0
+            need, room = target.scratch(op), op.scratch[1] if op.scratch is not None else 0
             if room < need or room % 4:
                 raise LoweredForOther(f"{what}: expected {need} bytes of scratch, got {room}")
-            if owns_memory(op) and not NUMPY.virtual(op) and any(v.arena is None for v in op.results):
+            everywhere = target.stepwise and owns_memory(op) and not target.virtual(op)
+            if everywhere and any(v.arena is None for v in op.results):
                 raise LoweredForOther(f"{what}: expected a place in the arena, it has none")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
+from graphllm.compiler.targets import TargetName
 from graphllm.errors import GraphLLMError
 from graphllm.frontends.overrides import NO_OVERRIDES, Overrides
 from graphllm.frontends.trace import Steps
@@ -24,6 +25,7 @@ class Options:
         kv_dtype: f32 or f16, what it stores.
         dtype: what matrices are stored in (f32, f16, bf16); None keeps the checkpoint's.
         overrides: what the checkpoint does not say, or says wrong.
+        target: what the plan is lowered for; it runs on others too.
     """
 
     context: int = 0
@@ -31,6 +33,7 @@ class Options:
     kv_dtype: DType = "f32"
     dtype: DType | None = None
     overrides: Overrides = NO_OVERRIDES
+    target: TargetName = "numpy"
 
     def __post_init__(self) -> None:
         if not _within(self.context, 0, MAX_CONTEXT):
@@ -39,6 +42,8 @@ class Options:
             )
         if not _within(self.slots, 1, MAX_SLOTS):
             raise GraphLLMError(f"slots: {self.slots!r}; expected 1 to {MAX_SLOTS}")
+        if self.target not in get_args(TargetName):
+            raise GraphLLMError(f"target: {self.target!r}; expected {', '.join(get_args(TargetName))}")
         if self.kv_dtype not in ("f32", "f16"):
             raise GraphLLMError(f"kv dtype: {self.kv_dtype!r}; expected f32 or f16")
         if self.dtype not in (None, "f32", "f16", "bf16"):

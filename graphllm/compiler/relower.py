@@ -1,20 +1,21 @@
-"""A plan traced and lowered again: for another context, number of sequences or cache than it was compiled for, or by
+"""A plan lowered again: for another target, context, number of sequences or cache than it was compiled for, or by
 another version of graphllm.
 
-Only here does running a plan need the frontends and passes. The weights stay what they are: the same passes over the
-same tensors give them the same names.
+Only here does running a plan need the passes, and mostly the frontends. The weights stay what they are: the same passes
+over the same tensors give them the same names.
 """
 
 from __future__ import annotations
 
-from graphllm.codegen.numpy.target import NUMPY
 from graphllm.compiler.compile import lower
 from graphllm.compiler.link import check_weights, module_of
 from graphllm.compiler.record import config_of, dtype_of, group_of, steps_of
+from graphllm.compiler.targets import BACKENDS, TargetName
 from graphllm.errors import GraphLLMError, PlanError
 from graphllm.frontends.sizes import tensor_shapes
 from graphllm.frontends.trace import Steps, trace
 from graphllm.ir.core import Module
+from graphllm.passes.manager import run_passes
 from graphllm.passes.pipeline import lowering, portable
 from graphllm.plan.plan_file import PlanFile
 
@@ -38,8 +39,14 @@ def traced(plan: PlanFile, steps: Steps | None = None) -> Module:
         raise PlanError(f"{plan.path}: its record does not describe its model; {str(error).splitlines()[0]}") from None
 
 
-def relowered(plan: PlanFile, steps: Steps) -> Module:
-    """The lowered module for other step sizes. Raises like ``traced``."""
-    _, lowered, _ = lower(traced(plan, steps), portable(dtype_of(plan)), lowering(NUMPY))
+def relowered(plan: PlanFile, steps: Steps, target: TargetName) -> Module:
+    """The lowered module for other step sizes, from the start. Raises like ``traced``."""
+    _, lowered, _ = lower(traced(plan, steps), portable(dtype_of(plan)), lowering(BACKENDS[target].target))
     check_weights(plan, lowered)
+    return lowered
+
+
+def lowered_for(plan: PlanFile, target: TargetName) -> Module:
+    """The plan's portable module, lowered for another target. Raises PlanError."""
+    lowered, _ = run_passes(module_of(plan, "ir"), lowering(BACKENDS[target].target))
     return lowered

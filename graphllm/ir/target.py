@@ -5,10 +5,12 @@ A target is data plus one function; each code generator declares its own, and th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from graphllm.ir.core import Operation
+from graphllm.ir.core import Operation, Value
+
+Fits = Callable[[Sequence[Operation], Sequence[Value]], bool]  # operations in order, what of them is read elsewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,13 +18,15 @@ class Template:
     """A kernel shape: operations that may lead into its anchor, the anchor, and those that may follow.
 
     A group is built from the anchor outwards: a producer named in ``before`` joins when only the group reads it; a
-    consumer named in ``after`` joins when everything else it reads is known by then.
+    consumer named in ``after`` joins when everything else it reads is known by then. A group that does not ``fit``
+    gives back its latest consumers until it does, then its producers.
     """
 
     name: str
     anchor: str
     before: frozenset[str]
     after: frozenset[str]
+    fits: Fits = lambda ops, handed_out: True
 
 
 @dataclass(frozen=True, slots=True)

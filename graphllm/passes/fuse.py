@@ -3,7 +3,8 @@
 First every anchor takes the producers its template may absorb and nobody else reads, then the consumers; what is left
 becomes a kernel of its own. A kernel stands where its anchor stood, which is legal because it only takes consumers
 whose other operands were made before the anchor, and nobody past the overwriting of a state he reads. Conversions of
-weights go with their one reader, or else come first.
+weights go with their one reader, or else come first. What a template cannot hold after all is given back, outermost
+first.
 
 before, for a target whose template "linear" may lead with rmsnorm and end with add:
     weight @g : f32[6]
@@ -34,7 +35,7 @@ from dataclasses import replace
 from heapq import heappop, heappush
 
 from graphllm.ir.builder import kernel
-from graphllm.ir.core import Function, Module, Operation
+from graphllm.ir.core import Function, Module, Operation, Value
 from graphllm.ir.target import Target, Template
 from graphllm.passes.overwrites import readers_of_overwritten
 from graphllm.passes.rewrite import is_constant, map_functions, outputs, without_dead
@@ -80,6 +81,7 @@ class _Fuser:
                     self.take_producers(i, template)
         for i, template in sorted(anchors.items()):
             self.take_consumers(i, template)
+            self.give_back(i, template, anchors)
         for i in reversed(range(len(self.ops))):
             self.join_reader(i, anchors)
         return self.emit(anchors)
@@ -116,6 +118,28 @@ class _Fuser:
                 for r in self.read_by(i):
                     heappush(pending, r)
 
+    def give_back(self, anchor: int, template: Template, anchors: dict[int, Template]) -> None:
+        """Let go of consumers, the latest first, then of producers, until the template holds the group."""
+        members = sorted(i for i, a in self.group.items() if a == anchor)
+        consumers = [i for i in reversed(members) if i > anchor]
+        producers = sorted((i for i in members if i < anchor), key=lambda i: i in self.constant)  # conversions last
+        for i in (*consumers, *producers):
+            if self.fits(members, template):
+                return
+            members.remove(i)
+            del self.group[i]
+        if not self.fits(members, template):  # not even the anchor: it is a kernel like any other
+            del self.group[anchor], anchors[anchor]
+
+    def fits(self, members: list[int], template: Template) -> bool:
+        body = [self.ops[i] for i in members]
+        return template.fits(body, self.handed_out(members))
+
+    def handed_out(self, members: list[int]) -> list[Value]:
+        """What of these operations' results is read elsewhere."""
+        inside = set(members)
+        return [v for i in members for v in self.ops[i].results if self.readers[id(v)] - inside]
+
     def read_by(self, i: int) -> set[int]:
         """Operations that read what operation ``i`` makes."""
         return {r for v in self.ops[i].results for r in self.readers[id(v)] if r < len(self.ops)}
@@ -131,7 +155,10 @@ class _Fuser:
         readers = {self.group.get(r, r) for v in self.ops[i].results for r in self.readers[id(v)]}
         template = anchors.get(next(iter(readers))) if len(readers) == 1 else None
         if template is not None and self.ops[i].name in template.before:
-            self.group[i] = readers.pop()
+            anchor = readers.pop()
+            members = sorted([i, *(j for j, a in self.group.items() if a == anchor)])
+            if self.fits(members, template):
+                self.group[i] = anchor
 
     def emit(self, anchors: dict[int, Template]) -> Function:
         members: dict[int, list[int]] = defaultdict(list)
@@ -144,9 +171,6 @@ class _Fuser:
             if op.body is not None:
                 out.append(op)
                 continue
-            inside = set(members[i])
-            body = [self.ops[j] for j in members[i]]
-            handed_out = [v for o in body for v in o.results if self.readers[id(v)] - inside]
             name = anchors[i].name if i in anchors else op.name
-            out.append(kernel(name, body, handed_out))
+            out.append(kernel(name, [self.ops[j] for j in members[i]], self.handed_out(members[i])))
         return replace(self.function, ops=tuple(out))

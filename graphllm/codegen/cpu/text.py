@@ -1,0 +1,122 @@
+"""A kernel while it is written: its parameters, in the order of their first use, and its lines."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from typing import Final
+
+from graphllm.codegen.cpu.layout import Layout, Layouts
+from graphllm.errors import PlanError
+from graphllm.ir.core import Function, Operation, State, Value, Weight
+from graphllm.ir.types import DType
+
+C_TYPES: Final[dict[DType, str]] = {"f32": "float", "f16": "f16", "bf16": "bf16", "i8": "int8_t", "i32": "int32_t"}
+INPUTS: Final = ("ids", "pos", "slot", "rows")  # of a step; every other value is in memory
+
+
+@dataclass(slots=True)
+class Parameter:
+    """A pointer that a kernel is given: what it points to, and whether the kernel writes there."""
+
+    root: Value
+    name: str
+    written: bool = False
+
+    @property
+    def declared(self) -> str:
+        const = "" if self.written else "const "
+        return f"{const}{C_TYPES[self.root.type.dtype]}* {self.name}"
+
+
+@dataclass(slots=True)
+class KernelText:
+    """The body of one static function. ``live`` are values whose rows are the step's own, ``rows`` its most rows."""
+
+    function: Function
+    layouts: Layouts
+    live: frozenset[int]
+    rows: int
+    parameters: dict[int, Parameter] = field(default_factory=dict[int, Parameter])  # id(root) -> its pointer
+    lines: list[str] = field(default_factory=list[str])
+    depth: int = 1
+
+    def line(self, text: str) -> None:
+        self.lines.append("    " * self.depth + text)
+
+    @contextmanager
+    def block(self, head: str, end: str = "}") -> Generator[None]:
+        """Lines inside braces."""
+        self.line(f"{head} {{")
+        self.depth += 1
+        yield
+        self.depth -= 1
+        self.line(end)
+
+    def pointer(self, value: Value, role: str, *, written: bool = False) -> str:
+        """The name of the pointer to a value's root; ``role`` is what it is called when it is new."""
+        root = self.layouts.of(value).root
+        if id(root) not in self.parameters:
+            taken = {p.name for p in self.parameters.values()}
+            names = (role, *(f"{role}{i}" for i in range(2, len(taken) + 3)))
+            self.parameters[id(root)] = Parameter(root, next(n for n in names if n not in taken))
+        parameter = self.parameters[id(root)]
+        parameter.written |= written
+        return parameter.name
+
+    def row(self, value: Value, role: str, index: str, *, dimensions: int = 1, written: bool = False) -> str:
+        """The address of a row of a value: its last ``dimensions`` dimensions, which must lie in one piece."""
+        layout = self.layouts.of(value)
+        if not layout.rows(dimensions):
+            raise PlanError(f"{value.ref}: lies in pieces; the cpu target has no code for that here")
+        return address(self.pointer(value, role, written=written), layout, index, dimensions)
+
+    def whole(self, value: Value, role: str, *, written: bool = False) -> str:
+        """The address of a value that must lie in one piece."""
+        return self.row(value, role, "0", dimensions=len(value.type.shape), written=written)
+
+    def given(self, value: Value, index: str) -> str:
+        """An element of one of the step's inputs."""
+        if value.name not in INPUTS or not any(v is value for v in self.function.inputs):
+            raise PlanError(f"{value.ref}: the cpu target takes row numbers only from the step's own inputs")
+        return f"step.{value.name}[{index}]"
+
+    def count(self, value: Value, per_row: int = 1) -> str:
+        """How many rows of a value there are to compute, each of ``per_row`` pieces, as an expression."""
+        if id(value) in self.live:
+            return f"step.live * {per_row}" if per_row > 1 else "step.live"
+        return str(value.type.shape[0] * per_row)
+
+    def placing(self, op: Operation) -> tuple[str, str]:
+        """Position and slot of row t. Raises PlanError unless they are the step's own."""
+        for operand, name in zip(op.operands[-2:], ("pos", "slot"), strict=True):
+            if operand.name != name or not any(v is operand for v in self.function.inputs):
+                raise PlanError(
+                    f"{op.name} giving {op.results[0].ref}: its {name} is {operand.ref}; expected the input %{name}"
+                )
+        return "step.pos[t]", "step.slot[t]"
+
+
+def address(pointer: str, layout: Layout, index: str, dimensions: int = 1) -> str:
+    """The address of a row of a window."""
+    offset = layout.at(index, dimensions)
+    return pointer if offset == "0" else f"{pointer} + {offset}"
+
+
+def per_row(value: Value, dimensions: int = 1) -> int:
+    """Pieces of the last ``dimensions`` dimensions in one row of a value."""
+    return prod(value.type.shape[1:-dimensions])
+
+
+def argument(root: Value, weights: dict[str, int], states: dict[str, int]) -> str:
+    """What a step passes for a pointer to a root."""
+    kind = C_TYPES[root.type.dtype]
+    if isinstance(root, Weight):
+        return f"model.weight<{kind}>({weights[root.name]})"
+    if isinstance(root, State):
+        return f"model.state<{kind}>({states[root.name]})"
+    if root.arena is None:
+        raise PlanError(f"{root.ref}: has no place in the arena")
+    return f"step.at<{kind}>({root.arena})"
