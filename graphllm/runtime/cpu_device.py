@@ -176,7 +176,8 @@ class CpuDevice:
         inputs = (ids.ctypes.data, pos.ctypes.data, slot.ctypes.data, rows.ctypes.data)
         logits = np.empty((0, 0), np.float32)
         if function.results and (place := function.results[0].arena) is not None:
-            logits = np.ndarray(function.results[0].type.shape, np.float32, self._arena, place)
+            shape = function.results[0].type.shape
+            logits = np.ndarray(shape[1:] if name == "decode" else shape, np.float32, self._arena, place)
         return _Bound(number, ids, pos, slot, rows, inputs, logits)
 
 

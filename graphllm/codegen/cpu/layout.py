@@ -51,7 +51,7 @@ class Layout:
         left = 1  # elements of the innermost stretch that the dimensions so far have used up
         for n in reversed(shape):
             if n == 1:
-                strides.append(0)
+                strides.append(0)  # of no meaning, but for the rows of a step, below
                 continue
             if not merged or merged[-1][0] % (left * n):
                 return None
@@ -60,6 +60,8 @@ class Layout:
             if left == merged[-1][0]:
                 merged.pop()
                 left = 1
+        if shape[:1] == self.shape[:1]:
+            strides[-1] = self.strides[0]  # a step of one row reads as those of more do
         return Layout(self.root, self.offset, shape, tuple(reversed(strides)))
 
     def rows(self, dimensions: int = 1) -> bool:
@@ -72,8 +74,8 @@ class Layout:
         """The element offset of row number ``row`` (an expression) of all but the last ``dimensions`` dimensions."""
         outer = list(zip(self.shape[:-dimensions], self.strides[:-dimensions], strict=True))
         merged: list[tuple[int, int]] = []
-        for n, s in outer:
-            if n == 1:
+        for i, (n, s) in enumerate(outer):
+            if n == 1 and i > 0:
                 continue
             if merged and merged[-1][1] == n * s:
                 merged[-1] = (merged[-1][0] * n, s)

@@ -53,7 +53,8 @@ class KernelText:
         self.depth += 1
         yield
         self.depth -= 1
-        self.line(end)
+        if end:
+            self.line(end)
 
     def pointer(self, value: Value, role: str, *, written: bool = False) -> str:
         """The name of the pointer to a value's root; ``role`` is what it is called when it is new."""

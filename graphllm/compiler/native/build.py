@@ -33,7 +33,7 @@ _KEY, _DIGEST = 32, 32  # hexadecimal digits of each in a name
 Say = Callable[[str], None]
 
 
-def built(text: str, say: Say = lambda line: None, *, isa: Isa | None = None, flags: tuple[str, ...] = FLAGS) -> Path:
+def built(text: str, say: Say = lambda line: None, *, isa: Isa | None = None) -> Path:
     """The library of a generated text, built if it is not there.
 
     Args:
@@ -46,8 +46,8 @@ def built(text: str, say: Say = lambda line: None, *, isa: Isa | None = None, fl
         GraphLLMError: the cache folder cannot be used.
     """
     compiler = find_compiler()
-    all_flags = (*flags, *isa_flags(isa or chosen_isa()))
-    key = _key(text, compiler, all_flags)
+    flags = (*FLAGS, *isa_flags(isa or chosen_isa()))
+    key = _key(text, compiler, flags)
     folder = native_folder()
     for library in sorted(folder.glob(f"{key}.*.so")):
         if _intact(library):
@@ -55,7 +55,7 @@ def built(text: str, say: Say = lambda line: None, *, isa: Isa | None = None, fl
         with suppress(OSError):  # damaged or swapped; another process may have seen it too
             library.unlink()
     say(f"building native code with {compiler.name}, once")
-    return _build(text, compiler, all_flags, folder, key)
+    return _build(text, compiler, flags, folder, key)
 
 
 def native_folder() -> Path:

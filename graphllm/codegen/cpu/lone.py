@@ -1,0 +1,234 @@
+"""Kernels without a matrix product: gathering, the rotation table, attention, and any operation by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from graphllm.codegen.cpu.text import KernelText, per_row
+from graphllm.errors import PlanError
+from graphllm.ir.core import Operation, Value
+from graphllm.ir.opdef import lookup
+
+
+def write_kernel(ops: Sequence[Operation], text: KernelText) -> str:
+    """Add the lines of a kernel; its name. Raises PlanError for what there is no code for."""
+    work = [op for op in ops if lookup(op.name).views is None]  # a window computes nothing
+    if not work:
+        return ""
+    if work[-1].name == "dequantize" and len(work) == 3:
+        return _gather_groups(work, text)
+    if work[0].name == "dequantize" and len(work) == 2:
+        return _gather_flat(work, text)
+    if work[0].name == "embed" and len(work) == 2:
+        return _gather(work[0], work[1].result, text)
+    op = work[0]
+    if len(work) > 1 or op.name not in _WRITERS:
+        raise PlanError(f"{op.name} giving {op.results[0].ref}: the cpu target has no code for it at run time")
+    _WRITERS[op.name](op, text)
+    return op.name
+
+
+def _f32(op: Operation, *values: Value) -> None:
+    """Refuse arithmetic in another type."""
+    for v in values or (*op.operands, *op.results):
+        if v.type.dtype != "f32":
+            raise PlanError(f"{op.name} giving {op.results[0].ref}: the cpu target computes in f32, got {v.type}")
+
+
+def _embed(op: Operation, text: KernelText) -> None:
+    _gather(op, op.result, text)
+
+
+def _gather(op: Operation, y: Value, text: KernelText) -> str:
+    ids, table = op.operands
+    rows, d = table.type.shape
+    if y.type.dtype not in ("f32", table.type.dtype):
+        raise PlanError(f"{op.name} giving {y.ref}: the cpu target gathers {table.type.dtype} as it is or as f32")
+    with _rows(text, y):
+        source = text.whole(table, "table")
+        line = f"{source} + (long)clip({text.given(ids, 't')}, {rows}) * {d}"
+        call = "copy" if y.type.dtype == table.type.dtype else "widen"
+        text.line(f"{call}({line}, {d}, {text.row(y, 'y', 't', written=True)});")
+    return "embed"
+
+
+def _gather_groups(ops: Sequence[Operation], text: KernelText) -> str:
+    last = ops[2]
+    made = {id(op.result): op for op in ops[:2]}
+    q, scale = (made[id(v)].operands[1] for v in last.operands)
+    (rows, d), groups = q.type.shape, scale.type.shape[1]
+    if scale.type.shape[0] != rows:
+        raise PlanError(f"{last.name} giving {last.result.ref}: expected a row of scales for each of {rows} rows")
+    with _rows(text, last.result):
+        text.line(f"const long row = clip({text.given(ops[0].operands[0], 't')}, {rows});")
+        at_q = f"{text.whole(q, 'q')} + row * {d}"
+        at_scale = f"{text.whole(scale, 'scale')} + row * {groups}"
+        y = text.row(last.result, "y", "t", written=True)
+        text.line(f"dequantize({at_q}, {at_scale}, {d}, {last.attrs['group']}, {y});")
+    return "embed"
+
+
+def _gather_flat(ops: Sequence[Operation], text: KernelText) -> str:
+    """Rows of a table whose groups run over all of it and may straddle rows."""
+    conversion, op = ops
+    q, scale = conversion.operands
+    rows, d = q.type.shape
+    group = conversion.attrs["group"]
+    with _rows(text, op.result):
+        text.line(f"const long first = (long)clip({text.given(op.operands[0], 't')}, {rows}) * {d};")
+        text.line(f"float* row = {text.row(op.result, 'y', 't', written=True)};")
+        q_at, scale_at = text.whole(q, "q"), text.whole(scale, "scale")
+        if len(scale.type.shape) == 2:
+            groups = scale.type.shape[1]
+            text.line(f"dequantize({q_at} + first, {scale_at} + first / {d} * {groups}, {d}, {group}, row);")
+        elif d % int(str(group)) == 0:
+            text.line(f"dequantize({q_at} + first, {scale_at} + first / {group}, {d}, {group}, row);")
+        else:
+            text.line(f"for (int i = 0; i < {d}; ++i)")
+            text.line(f"    row[i] = float({q_at}[first + i]) * to_float({scale_at}[(first + i) / {group}]);")
+    return "embed"
+
+
+def _rows(text: KernelText, value: Value):
+    """A loop over this thread's rows of a value's first dimension."""
+    return _loop(text, text.count(value), "t")
+
+
+def _loop(text: KernelText, count: str, index: str):
+    text.line(f"const Range mine = step.share({count});")
+    return text.block(f"for (int {index} = mine.first; {index} < mine.last; ++{index})")
+
+
+def _elementwise(call: str) -> Callable[[Operation, KernelText], None]:
+    def write(op: Operation, text: KernelText) -> None:
+        _f32(op)
+        y = op.result
+        n = y.type.shape[-1]
+        with _loop(text, text.count(y, per_row(y)), "i"):
+            operands: list[str] = []
+            for role, v in zip(("x", "other"), op.operands, strict=False):
+                whole = v.type.shape == y.type.shape
+                operands.append(text.row(v, role, "i") if whole else text.whole(v, "bias"))
+            text.line(f"{call}({', '.join(operands)}, {n}, {text.row(y, 'y', 'i', written=True)});")
+
+    return write
+
+
+def _rmsnorm(op: Operation, text: KernelText) -> None:
+    _f32(op)
+    x, gain = op.operands
+    n, y = x.type.shape[-1], op.result
+    with _loop(text, text.count(y, per_row(y)), "i"):
+        source, weight = text.row(x, "x", "i"), text.whole(gain, "gain")
+        text.line(
+            f"rmsnorm({source}, {weight}, {n}, {number(op.attrs['eps'])}, {text.row(y, 'y', 'i', written=True)});"
+        )
+
+
+def _rope(op: Operation, text: KernelText) -> None:
+    _f32(op)
+    x, turn = op.operands
+    _, heads, d = x.type.shape
+    with _loop(text, text.count(op.result, heads), "i"):
+        angle = text.row(turn, "turn", f"(i / {heads})", dimensions=2)
+        y = text.row(op.result, "y", "i", written=True)
+        text.line(f"{rope_call(str(op.attrs['pairing']))}({text.row(x, 'x', 'i')}, {angle}, {d}, {y});")
+
+
+def rope_call(pairing: str) -> str:
+    """The function that turns one head."""
+    return "rope_interleaved" if pairing == "interleaved" else "rope_half"
+
+
+def _rotation(op: Operation, text: KernelText) -> None:
+    pos, freqs = op.operands
+    with _rows(text, op.result):
+        where, scale = text.given(pos, "t"), number(op.attrs["scale"])
+        y = text.row(op.result, "turn", "t", dimensions=2, written=True)
+        text.line(f"rotation({where}, {text.whole(freqs, 'freqs')}, {freqs.type.shape[0]}, {scale}, {y});")
+
+
+def _cast(op: Operation, text: KernelText) -> None:
+    x, y = op.operands[0], op.result
+    kinds = (x.type.dtype, y.type.dtype)
+    if "f32" not in kinds and kinds[0] != kinds[1]:
+        raise PlanError(f"cast giving {y.ref}: the cpu target converts from f32 or to f32, got {x.type}")
+    call = "copy" if kinds[0] == kinds[1] else "widen" if kinds[1] == "f32" else "narrow"
+    with _loop(text, text.count(y, per_row(y)), "i"):
+        text.line(f"{call}({text.row(x, 'x', 'i')}, {y.type.shape[-1]}, {text.row(y, 'y', 'i', written=True)});")
+
+
+def _dequantize(op: Operation, text: KernelText) -> None:
+    q, scale = op.operands
+    y, group = op.result, int(str(op.attrs["group"]))
+    if len(scale.type.shape) == 1:
+        with _loop(text, str(scale.type.shape[0]), "i"):
+            at_q, at_scale = text.whole(q, "q"), text.whole(scale, "scale")
+            text.line(
+                f"dequantize({at_q} + (long)i * {group}, {at_scale} + i, {group}, {group}, "
+                f"{text.whole(y, 'y', written=True)} + (long)i * {group});"
+            )
+        return
+    with _rows(text, y):
+        at_q, at_scale, to = text.row(q, "q", "t"), text.row(scale, "scale", "t"), text.row(y, "y", "t", written=True)
+        text.line(f"dequantize({at_q}, {at_scale}, {y.type.shape[1]}, {group}, {to});")
+
+
+def _take_rows(op: Operation, text: KernelText) -> None:
+    x, rows = op.operands
+    with _rows(text, op.result):
+        text.line(f"const int row = clip({text.given(rows, 't')}, {text.count(x)});")
+        y = text.row(op.result, "y", "t", written=True)
+        text.line(f"copy({text.row(x, 'x', 'row')}, {x.type.shape[1]}, {y});")
+
+
+def _kv_write(op: Operation, text: KernelText) -> None:
+    cache, x = op.operands[:2]
+    _f32(op, x)
+    _, heads, _, d = cache.type.shape
+    position, slot = text.placing(op)
+    with _rows(text, x):
+        to = f"{text.whole(cache, 'cache', written=True)} + {cache_row(cache, 'h', slot, position)}"
+        with text.block(f"for (int h = 0; h < {heads}; ++h)"):
+            text.line(f"cache_row({text.row(x, 'x', f'(t * {heads} + h)')}, {d}, {to});")
+
+
+def cache_row(cache: Value, head: str, slot: str, position: str) -> str:
+    """The element offset of a head's row of a cache [B,K,S,d]."""
+    _, heads, context, d = cache.type.shape
+    return f"(((long){slot} * {heads} + {head}) * {context} + {position}) * {d}"
+
+
+def _attention(op: Operation, text: KernelText) -> None:
+    q, keys, values = op.operands[:3]
+    _f32(op, q, op.result)
+    text.placing(op)
+    (_, heads, _), (_, kv_heads, context, d) = q.type.shape, keys.type.shape
+    call = "attention"
+    sizes = f"{heads}, {kv_heads}, {context}, {d}, {number(op.attrs['scale'])}, {op.attrs['window']}"
+    pointers = [text.whole(q, "q"), text.whole(keys, "keys"), text.whole(values, "values")]
+    pointers.append(text.whole(op.result, "y", written=True))
+    text.line(f"{call}(step, {', '.join(pointers)}, {text.count(q)}, {sizes});")
+
+
+def number(value: object) -> str:
+    """A C++ literal of an attribute."""
+    literal = repr(float(str(value)))
+    return f"{literal}f"
+
+
+_WRITERS: Final[dict[str, Callable[[Operation, KernelText], None]]] = {
+    "add": _elementwise("add"),
+    "attention": _attention,
+    "cast": _cast,
+    "dequantize": _dequantize,
+    "embed": _embed,
+    "kv_write": _kv_write,
+    "mul": _elementwise("mul"),
+    "rmsnorm": _rmsnorm,
+    "rope": _rope,
+    "rotation": _rotation,
+    "silu": _elementwise("silu"),
+    "take_rows": _take_rows,
+}
