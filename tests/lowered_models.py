@@ -1,7 +1,7 @@
-"""Lowered modules of the zoo on the NumPy backend, with every way a weight may be stored.
+"""Lowered modules of the zoo, with every way a weight may be stored.
 
 ``lowered("plain", "int8")`` traces, optimises and lowers a model once; ``device`` and ``engine`` run it as a plan
-would, straight from arrays.
+would, straight from arrays, on NumPy; ``tests.cpu_models`` does so in native code.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from graphllm.compiler.weights import WeightReader
 from graphllm.frontends.config import ModelConfig
 from graphllm.frontends.trace import Steps, trace
 from graphllm.ir.core import Module, Weight
+from graphllm.ir.target import Target
 from graphllm.ir.types import NUMPY_DTYPES, DType, TensorType
 from graphllm.passes.pipeline import lowering, portable
 from graphllm.runtime.engine import Engine
@@ -53,7 +54,13 @@ class Lowered:
 
 @lru_cache(maxsize=64)
 def lowered(
-    name: str, storage: Storage = "f32", kv_dtype: DType = "f32", slots: int = 4, context: int = 48, seed: int = 0
+    name: str,
+    storage: Storage = "f32",
+    kv_dtype: DType = "f32",
+    slots: int = 4,
+    context: int = 48,
+    seed: int = 0,
+    target: Target = NUMPY,
 ) -> Lowered:
     """A model of the zoo, compiled. Chunks of 8 and 32 rows, batches of 2 and 4."""
     config = ZOO[name]
@@ -61,7 +68,7 @@ def lowered(
     kinds: dict[np.dtype[Any], DType] = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
     tensors = {n: Weight(n, TensorType(kinds[a.dtype], a.shape), None, n) for n, a in stored.items()}
     steps = Steps(context, slots, kv_dtype, prefill=(8, 32), score=13)
-    _, module, _ = lower(trace(config, tensors, group, steps), portable(), lowering(NUMPY))
+    _, module, _ = lower(trace(config, tensors, group, steps), portable(), lowering(target))
     read = WeightReader(lambda w: stored[w.name])
     return Lowered(config, module, {w.name: read(w) for w in module.stored_weights()}, as_f32(stored, group))
 

@@ -7,8 +7,7 @@ row may see; afterwards nothing but the kernel's results, inner values and scrat
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,22 +19,18 @@ from graphllm.codegen.kernels.numpy.convert import expanded, rows_of, tile_rows
 from graphllm.codegen.numpy.generate import generate
 from graphllm.codegen.numpy.target import NUMPY
 from graphllm.errors import PlanError
-from graphllm.ir import ops
-from graphllm.ir.builder import Builder
-from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
+from graphllm.ir.core import Function, Module, Value
 from graphllm.ir.interpreter import interpret
-from graphllm.ir.opdef import OPS, lookup
+from graphllm.ir.opdef import OPS
 from graphllm.ir.parser import parse_module
-from graphllm.ir.printer import print_operation
-from graphllm.ir.types import NUMPY_DTYPES, DType, TensorType
+from graphllm.ir.types import DType
 from graphllm.passes.manager import run_passes
 from graphllm.passes.pipeline import lowering
+from tests.lone_kernels import LONE, T_SIZES, Lone, alone, caches, close, fresh, positions, structure
 from tests.lowered_models import Lowered, Storage, lowered
 from tests.model_zoo import ZOO
 
 Array = NDArray[Any]
-TOLERANCE = 2e-5  # of the largest result: f32 rounding over sums of at most a few hundred terms
-F16_TOLERANCE = 1e-3  # one unit of an f16 that a value was rounded to
 
 
 class Arena:
@@ -58,35 +53,6 @@ class Arena:
 
     def expanded(self, name: str, scale: str = "", group: int = 0) -> Array:
         return expanded(self.weights[name], self.weights[scale] if scale else None, group)
-
-
-def fresh(rng: np.random.Generator, type_: TensorType) -> Array:
-    if type_.dtype == "i8":
-        return rng.integers(-127, 128, type_.shape, np.int8)
-    return rng.standard_normal(type_.shape).astype(NUMPY_DTYPES[type_.dtype])
-
-
-def positions(rng: np.random.Generator, function: Function, context: int, slots: int) -> tuple[list[int], list[int]]:
-    """Positions and slots of a step's rows as its caller may choose them; -1 for rows that are not there."""
-    count = next((v.type.shape[0] for v in function.inputs if v.name == "pos"), 1)
-    if function.rows == "consecutive" and count > 1:
-        live = int(rng.integers(1, min(count, context) + 1))
-        start = int(rng.integers(0, context - live + 1))
-        return [*range(start, start + live), *[-1] * (count - live)], [int(rng.integers(slots))] * count
-    live = count if count == 1 else int(rng.integers(1, min(count, slots) + 1))
-    which = rng.permutation(slots)[:live].tolist()
-    return [*rng.integers(0, context, live).tolist(), *[-1] * (count - live)], [*which, *[0] * (count - live)]
-
-
-def caches(rng: np.random.Generator, states: Iterable[State], pos: list[int], slot: list[int]) -> dict[str, Array]:
-    """Random up to each row's position, NaN wherever no row may look."""
-    out: dict[str, Array] = {}
-    for state in states:
-        out[state.name] = np.full(state.type.shape, np.nan, state.type.numpy)
-        for p, s in zip(pos, slot, strict=True):
-            seen = out[state.name][s, :, : p + 1]
-            seen[...] = rng.standard_normal(seen.shape)
-    return out
 
 
 def where(function: Function, pos: list[int], slot: list[int]) -> tuple[Any, ...]:
@@ -154,64 +120,6 @@ def run(
         np.testing.assert_array_equal(inputs[name], array, f"input {name} was written")
 
 
-def close(got: Array, want: Array, dtype: DType, what: str) -> None:
-    seen = ~np.isnan(want)
-    assert not np.isnan(got.astype(np.float64)[seen]).any(), f"{what}: NaN reached it"
-    assert np.isnan(got.astype(np.float64)[~seen]).all(), f"{what}: written where nothing was to be"
-    if dtype in ("i8", "i32"):
-        np.testing.assert_array_equal(got, want)
-        return
-    bound = (F16_TOLERANCE if dtype in ("f16", "bf16") else TOLERANCE) * max(np.abs(want[seen]).max(initial=0), 1e-3)
-    worst = np.abs(got.astype(np.float64) - want)[seen].max(initial=0)
-    assert worst <= bound, f"{what}: off by {worst}, bound {bound}"
-
-
-def alone(function: Function) -> Iterator[Function]:
-    """Each kernel of a function as a function: its operands stay where they are, windows are looked through again."""
-    windows: dict[int, Operation] = {}
-    for kernel in function.ops:
-        body = kernel.body.ops if kernel.body is not None else (kernel,)
-        views: dict[int, Operation] = {}
-        pending = list(kernel.operands)
-        while pending:
-            view = windows.get(id(pending.pop()))
-            if view is not None and id(view) not in views:
-                views[id(view)] = view
-                pending += view.operands
-        in_order = [op for op in windows.values() if id(op) in views]
-        own = [
-            v for v in kernel.results if not any(lookup(o.name).updates is not None and v in o.results for o in body)
-        ]
-        updates: list[tuple[State, Value]] = []
-        for op in body:
-            if op.name == "kv_write" and isinstance(op.operands[0], State):
-                updates.append((op.operands[0], op.result))
-        written = {id(v): s for s, v in function.updates}
-        reads = {id(v): written[id(v)] for v in kernel.operands if id(v) in written}
-        if reads:  # caches that earlier kernels have written are states here
-            kernel = with_operands(kernel, reads)
-        # the first result of a split stands for all of them
-        yield replace(function, ops=(*dict.fromkeys(in_order), kernel), results=tuple(own), updates=tuple(updates))
-        for op in body:
-            if lookup(op.name).views is not None:
-                windows.update({id(v): op for v in op.results})
-
-
-def with_operands(kernel: Operation, mapping: Mapping[int, State]) -> Operation:
-    def mapped(op: Operation) -> Operation:
-        return replace(op, operands=tuple(mapping.get(id(v), v) for v in op.operands))
-
-    kernel = mapped(kernel)
-    if kernel.body is None:
-        return kernel
-    return replace(kernel, body=replace(kernel.body, ops=tuple(map(mapped, kernel.body.ops))))
-
-
-def structure(function: Function) -> str:
-    """What layers share: the kernel without names' layers and without places."""
-    return re.sub(r"\bl\d+\.|kv\.\d+|_\d+\b|arena\+\d+", "", "\n".join(print_operation(function.ops[-1])))
-
-
 def kernels(model: Lowered, tiled: Iterable[str]) -> None:
     for function in model.module.functions.values():
         seen: set[str] = set()
@@ -247,93 +155,6 @@ def test_every_storage_expanded_and_tiled(name: str, storage: Storage, kv_dtype:
     if storage != "f32":
         assert len(model.narrow) > 4 * model.config.layers
         kernels(model, model.narrow)
-
-
-# Lone operations, at sizes that share nothing with a vector register. D 48, H 3, K 1, d 24, F 100, V 1031.
-
-T_SIZES = (1, 2, 3, 5, 16, 31, 40)
-CACHE = (3, 1, 53, 24)
-
-
-class Lone:
-    """What a lone operation's body may ask for: inputs, weights, caches, the rows of a step."""
-
-    def __init__(self, t: int) -> None:
-        self.builder, self.t = Builder(), t
-        self.weights: dict[str, Weight] = {}
-        self.states: dict[str, State] = {}
-        self.placing = tuple(self.builder.input(n, TensorType("i32", (t,))) for n in ("ids", "pos", "slot"))
-        self.ids, self.pos, self.slot = self.placing
-
-    def x(self, *shape: int, name: str = "x") -> Value:
-        return self.builder.input(name, TensorType("f32", shape))
-
-    def weight(self, *shape: int, name: str = "w", dtype: DType = "f32") -> Weight:
-        self.weights[name] = Weight(name, TensorType(dtype, shape))
-        return self.weights[name]
-
-    def cache(self, name: str, dtype: DType) -> State:
-        self.states[name] = State(name, TensorType(dtype, CACHE))
-        return self.states[name]
-
-
-def _attention(dtype: DType, window: int) -> Callable[[Lone], Value]:
-    def body(s: Lone) -> Value:
-        keys, values = s.cache("k", dtype), s.cache("v", dtype)
-        q = s.x(s.t, 3, 24)
-        out: Value = ops.attention(q, keys, values, s.pos, s.slot, scale=24**-0.5, window=window)
-        return out
-
-    return body
-
-
-LONE: dict[str, Callable[[Lone], Any]] = {
-    "add": lambda s: ops.add(s.x(s.t, 48), s.x(s.t, 48, name="y")),
-    "add bias": lambda s: ops.add(s.x(s.t, 100), s.weight(100)),
-    "add last of heads": lambda s: ops.add(s.x(s.t, 3, 24), s.weight(24)),
-    "attention": _attention("f32", 0),
-    "attention f16": _attention("f16", 0),
-    "attention window": _attention("f32", 7),
-    "attention f16 window": _attention("f16", 1),
-    "attention wide window": _attention("f32", 53),
-    "cast": lambda s: ops.cast(ops.embed(s.ids, s.weight(1031, 48, dtype="bf16")), dtype="f32"),
-    "cast f16": lambda s: ops.cast(ops.embed(s.ids, s.weight(1031, 48, dtype="f16")), dtype="f32"),
-    "cast to f16": lambda s: ops.cast(s.x(s.t, 48), dtype="f16"),
-    "cast to bf16": lambda s: ops.cast(s.x(s.t, 48), dtype="bf16"),
-    "dequantize": lambda s: ops.dequantize(
-        ops.embed(s.ids, s.weight(1031, 48, dtype="i8")), ops.embed(s.ids, s.weight(1031, 3, name="scale")), group=20
-    ),
-    "dequantize one short group": lambda s: ops.dequantize(
-        ops.embed(s.ids, s.weight(1031, 48, dtype="i8")), ops.embed(s.ids, s.weight(1031, 1, name="scale")), group=64
-    ),
-    "dequantize flat": lambda s: ops.embed(
-        s.ids, ops.dequantize(s.weight(32, 48, dtype="i8"), s.weight(16, name="scale"), group=96)
-    ),
-    "embed": lambda s: ops.embed(s.ids, s.weight(1031, 48)),
-    "kv_write": lambda s: ops.kv_write(s.cache("k", "f32"), s.x(s.t, 1, 24), s.pos, s.slot),
-    "kv_write f16": lambda s: ops.kv_write(s.cache("k", "f16"), s.x(s.t, 1, 24), s.pos, s.slot),
-    "linear": lambda s: ops.linear(s.x(s.t, 48), s.weight(100, 48)),
-    "linear to V": lambda s: ops.linear(s.x(s.t, 48), s.weight(1031, 48)),
-    "linear to one": lambda s: ops.linear(s.x(s.t, 48), s.weight(1, 48)),
-    "linear bf16": lambda s: ops.linear(s.x(s.t, 100), ops.cast(s.weight(48, 100, dtype="bf16"), dtype="f32")),
-    "linear int8": lambda s: ops.linear(
-        s.x(s.t, 100), ops.dequantize(s.weight(48, 100, dtype="i8"), s.weight(48, 4, name="scale"), group=32)
-    ),
-    "linear flat int8": lambda s: ops.linear(
-        s.x(s.t, 100), ops.dequantize(s.weight(48, 100, dtype="i8"), s.weight(75, name="scale"), group=64)
-    ),
-    "mul": lambda s: ops.mul(s.x(s.t, 100), s.x(s.t, 100, name="y")),
-    "reshape": lambda s: ops.add(ops.reshape(s.x(s.t, 72), shape=(s.t, 3, 24)), s.weight(24)),
-    "rmsnorm": lambda s: ops.rmsnorm(s.x(s.t, 48), s.weight(48), eps=1e-5),
-    "rmsnorm of heads": lambda s: ops.rmsnorm(s.x(s.t, 3, 24), s.weight(24), eps=0.25),
-    "rope half": lambda s: ops.rope(s.x(s.t, 3, 24), s.x(s.t, 12, 2, name="turn"), pairing="half"),
-    "rope interleaved": lambda s: ops.rope(s.x(s.t, 3, 24), s.x(s.t, 12, 2, name="turn"), pairing="interleaved"),
-    "rotation": lambda s: ops.rotation(s.pos, s.weight(12), scale=1.0),
-    "rotation scaled": lambda s: ops.rotation(s.pos, s.weight(12), scale=1.25),
-    "silu": lambda s: ops.silu(s.x(s.t, 100)),
-    "split": lambda s: ops.add(*ops.split(s.x(s.t, 3, 24), sizes=(12, 12))),
-    "take_rows": lambda s: ops.take_rows(s.x(s.t, 48), s.builder.input("rows", TensorType("i32", (2,)))),
-}
 
 
 @pytest.mark.parametrize("name", LONE)

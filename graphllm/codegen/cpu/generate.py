@@ -222,7 +222,10 @@ def _scratch(body: Sequence[Operation]) -> list[_Touched]:
 def _live(function: Function, rows: int) -> frozenset[int]:
     """Values of which row t belongs to row t of the step: those of blank rows need not be computed."""
     live = {id(v) for v in function.inputs if v.name in INPUTS[:3]}
+    made = {id(v) for op in function.walk() for v in op.results}
     for op in function.walk():
+        given = (v for v in op.operands if not isinstance(v, Weight | State) and id(v) not in made)
+        live |= {id(v) for v in given if v.name not in INPUTS and _rows_of(v) == rows}
         if any(id(v) in live for v in op.operands[: 1 if op.name == "take_rows" else None]):
             live |= {id(v) for v in op.results if _rows_of(v) == rows and op.name != "take_rows"}
     return frozenset(live)

@@ -1,0 +1,49 @@
+"""Native code for tests: built quickly, without optimisation worth speaking of, and kept for the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from numpy.typing import NDArray
+
+from graphllm.codegen.cpu.generate import generate, weight_names
+from graphllm.codegen.cpu.target import CPU
+from graphllm.compiler.native import build
+from graphllm.compiler.native.isa import Isa
+from graphllm.compiler.native.toolchain import compiler_command
+from graphllm.ir.core import Module
+from graphllm.runtime.cpu_device import CpuDevice
+from graphllm.runtime.engine import Engine
+from tests.lowered_models import Lowered, Storage, lowered
+
+Array = NDArray[Any]
+QUICK = tuple("-O1" if flag == "-O3" else flag for flag in build.FLAGS)
+
+
+@pytest.fixture
+def quick_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries are built in a fraction of the time; what they compute is the same but for rounding."""
+    if compiler_command() is None:
+        pytest.skip("no C++ compiler on this machine")
+    if not (build.HEADERS / "linear.h").exists():
+        pytest.skip("the headers of native code are not there yet")
+    monkeypatch.setattr(build, "FLAGS", QUICK)
+
+
+def cpu_lowered(name: str, storage: Storage = "f32", **choices: Any) -> Lowered:
+    """A model of the zoo, lowered for native code."""
+    return lowered(name, storage, target=CPU, **choices)
+
+
+def cpu_device(
+    module: Module, weights: Mapping[str, Array], *, threads: int = 1, poison: bool = False, isa: Isa | None = None
+) -> CpuDevice:
+    """The module as native code, its weights straight from arrays."""
+    library = build.built(generate(module), isa=isa)
+    return CpuDevice(module, library, weight_names(module), weights.__getitem__, threads=threads, poison=poison)
+
+
+def cpu_engine(model: Lowered, **choices: Any) -> Engine:
+    return Engine(cpu_device(model.module, model.weights, **choices), model.module)

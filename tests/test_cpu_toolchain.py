@@ -1,0 +1,231 @@
+"""Finding a compiler, building, and the cache of libraries: with compilers that lie, fail, hang, or are not there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import graphllm
+from graphllm.compiler.native import build, isa, toolchain
+from graphllm.compiler.native.build import built, built_libraries, native_folder
+from graphllm.compiler.native.toolchain import compiler_command, find_compiler
+from graphllm.compiler.targets import resolve
+from graphllm.errors import GraphLLMError, NativeError
+from tests.small_plans import small_plan
+
+needs_compiler = pytest.mark.skipif(compiler_command() is None, reason="no C++ compiler on this machine")
+TEXT = 'extern "C" int graphllm_abi() {{ return {}; }}\n'
+Fake = Callable[[str], Path]
+
+
+@pytest.fixture(autouse=True)
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of libraries of this test's own."""
+    monkeypatch.setenv("GRAPHLLM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    """A compiler that says it is one and then does what it is told."""
+
+    def make(does: str) -> Path:
+        path = tmp_path / "fake-c++"
+        path.write_text(f'#!/bin/sh\nif [ "$1" = --version ]; then echo "fake 1.0"; exit 0; fi\n{does}\n')
+        path.chmod(0o755)
+        monkeypatch.setenv("CXX", str(path))
+        return path
+
+    return make
+
+
+def nothing_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(toolchain, "find_spec", lambda name: None)
+
+
+def test_no_compiler_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_on_the_path(tmp_path, monkeypatch)
+    with pytest.raises(NativeError, match=r"^C\+\+ compiler: none found; install .*pip install ziglang"):
+        find_compiler()
+    monkeypatch.delenv("GRAPHLLM_TARGET")
+    target, why = resolve(None)
+    assert target == "numpy"
+    assert why.startswith("target numpy, for want of a C++ compiler: ")
+    plan, said = small_plan(tmp_path), list[str]()
+    assert graphllm.load(plan, say=said.append).engine.device.name == "numpy"
+    assert said == [why]
+    with pytest.raises(NativeError, match="none found"):
+        graphllm.load(plan, device="cpu")
+
+
+@pytest.mark.parametrize("chosen", ["/nowhere/c++", "no-such-compiler -O2"])
+def test_a_compiler_that_is_not_there(chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", chosen)
+    with pytest.raises(NativeError, match=r"^C\+\+ compiler .*: no such program; "):
+        find_compiler()
+
+
+def test_the_compiler_chosen_comes_first(fake: Fake) -> None:
+    path = fake("exit 1")
+    compiler = find_compiler()
+    assert compiler.command == (str(path),)
+    assert (compiler.name, compiler.version) == ("fake-c++", "fake 1.0")
+
+
+def test_one_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "text").write_text("no program")
+    monkeypatch.setenv("CXX", str(tmp_path / "text"))
+    with pytest.raises(NativeError, match=r"^C\+\+ compiler text: cannot be run; "):
+        find_compiler()
+
+
+@pytest.mark.parametrize(
+    ("does", "words"),
+    [
+        ("echo; echo plan.cpp:3:1: error: boom >&2; exit 3", r"failed, exit status 3; plan.cpp:3:1: error: boom$"),
+        ("exit 1", r"failed, exit status 1; it says nothing$"),
+        ("kill -9 $$", r"failed, exit status -9; it says nothing$"),
+        ("exit 0", r"says it is done and has written nothing$"),
+    ],
+)
+def test_one_that_fails(fake: Fake, does: str, words: str, fresh_cache: Path) -> None:
+    fake(does)
+    with pytest.raises(NativeError, match=rf"^C\+\+ compiler fake-c\+\+: .*{words}") as caught:
+        built(TEXT.format(1))
+    assert "\n" not in str(caught.value)
+    assert list((fresh_cache / "native").iterdir()) == []
+
+
+def test_one_that_hangs_is_stopped_with_its_children(
+    fake: Fake, tmp_path: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(f"sleep 600 & echo $! > {tmp_path}/child; wait")
+    monkeypatch.setattr(build, "BUILD_LIMIT", 0.5)
+    with pytest.raises(NativeError, match=r"no end after 0 s; it was stopped$"):
+        built(TEXT.format(1))
+    child = int((tmp_path / "child").read_text())
+    for _ in range(100):
+        if not alive(child):
+            break
+        time.sleep(0.05)
+    assert not alive(child)
+    assert list((fresh_cache / "native").iterdir()) == []
+
+
+def alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_plan_runs_on_numpy_where_building_fails(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, said = small_plan(tmp_path), list[str]()
+    fake("echo error: no luck >&2; exit 1")
+    monkeypatch.delenv("GRAPHLLM_TARGET")
+    model = graphllm.load(plan, say=said.append)
+    assert model.engine.device.name == "numpy"
+    assert "target numpy, several times as slow: C++ compiler fake-c++: " in said[-1]
+    assert said[-1].endswith("error: no luck")
+    with pytest.raises(NativeError, match="no luck"):
+        graphllm.load(plan, device="cpu")
+
+
+@needs_compiler
+def test_built_once_and_found_again() -> None:
+    said: list[str] = []
+    first, again = (built(TEXT.format(1), said.append) for _ in range(2))
+    assert first == again
+    assert len(said) == 1
+    assert said[0].startswith("building native code with ")
+    assert first.stat().st_mode & 0o022 == 0
+    other = built(TEXT.format(2), said.append)
+    assert other != first
+    assert built_libraries() == sorted([first, other])
+
+
+@needs_compiler
+def test_everything_that_goes_in_is_in_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = {built(TEXT.format(1)), built(TEXT.format(1), isa="portable")}
+    assert len(made) == 2
+    monkeypatch.setattr(build, "cpu_features", lambda: "another CPU")
+    made.add(built(TEXT.format(1)))
+    assert len(made) == 3
+    (tmp_path / "headers").mkdir()
+    (tmp_path / "headers" / "a.h").write_text("#pragma once\n")
+    monkeypatch.setattr(build, "HEADERS", tmp_path / "headers")
+    made.add(built(TEXT.format(1)))
+    assert len(made) == 4
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-DOTHER"))
+    made.add(built(TEXT.format(1)))
+    assert len(made) == 5
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", ["cut", "flipped", "swapped", "emptied"])
+def test_a_library_that_is_not_what_was_built_is_built_again(damage: str) -> None:
+    good = built(TEXT.format(1))
+    content = good.read_bytes()
+    other = built(TEXT.format(2)).read_bytes()
+    bad = {
+        "cut": content[:-100],
+        "flipped": content[:1000] + bytes([content[1000] ^ 1]) + content[1001:],
+        "swapped": other,
+        "emptied": b"",
+    }[damage]
+    good.write_bytes(bad)
+    said: list[str] = []
+    again = built(TEXT.format(1), said.append)
+    assert len(said) == 1
+    assert again.read_bytes() == content
+
+
+@needs_compiler
+def test_a_folder_that_others_may_write_to_is_refused() -> None:
+    native_folder().chmod(0o777)
+    with pytest.raises(GraphLLMError, match=r"native: others may write to it; run chmod go-w"):
+        built(TEXT.format(1))
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root can give a folder away")
+def test_a_folder_that_is_not_ours_is_refused() -> None:
+    os.chown(native_folder(), 12345, -1)
+    with pytest.raises(GraphLLMError, match=r"native: belongs to another user"):
+        built(TEXT.format(1))
+
+
+@needs_compiler
+def test_two_processes_at_once() -> None:
+    code = f"from graphllm.compiler.native.build import built; print(built({TEXT.format(7)!r}))"
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    paths = {Path(p.communicate(timeout=120)[0].strip()) for p in both}
+    assert all(p.returncode == 0 for p in both)
+    assert all(p.is_file() for p in paths)
+    assert [p for p in native_folder().iterdir() if p.suffix != ".so"] == []
+    assert built(TEXT.format(7)) in paths
+
+
+def test_words_for_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isa.isa_flags("portable") == ("-DGRAPHLLM_PORTABLE",)
+    assert isa.isa_flags("avx2") == ("-march=x86-64-v3",)
+    monkeypatch.setenv("GRAPHLLM_ISA", "portable")
+    assert isa.chosen_isa() == "portable"
+    monkeypatch.setenv("GRAPHLLM_ISA", "sse9")
+    with pytest.raises(NativeError, match=r"^GRAPHLLM_ISA='sse9'; expected native, avx2, portable$"):
+        isa.chosen_isa()
+
+
+def test_a_target_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    for asked, variable in (("gpu", ""), (None, "gpu")):
+        monkeypatch.setenv("GRAPHLLM_TARGET", variable)
+        with pytest.raises(GraphLLMError, match=r"^target: 'gpu'; expected cpu, numpy$"):
+            resolve(asked)
