@@ -33,17 +33,49 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 from heapq import heappop, heappush
+from itertools import count
 
 from graphllm.ir.builder import kernel
 from graphllm.ir.core import Function, Module, Operation, Value
 from graphllm.ir.target import Target, Template
 from graphllm.passes.overwrites import readers_of_overwritten
-from graphllm.passes.rewrite import is_constant, map_functions, outputs, without_dead
+from graphllm.passes.rewrite import is_constant, map_functions, names, outputs, without_dead
 
 
 def fuse(module: Module, target: Target) -> Module:
     """Every operation of every function in a kernel of the target; what nothing reads is dropped."""
-    return map_functions(module, lambda f: _Fuser(without_dead(f), target).run())
+    return map_functions(module, lambda f: _Fuser(_conversion_each(without_dead(f), target), target).run())
+
+
+def _conversion_each(function: Function, target: Target) -> Function:
+    """A conversion that costs nothing in its reader's kernel, and whose every reader can take it in, for each its own.
+
+    Else a table that is also the classifier would be converted whole, every step, for the two of them.
+    """
+    absorbed: dict[str, set[str]] = defaultdict(set)  # name of a reader -> what its kernel takes in before it
+    for template in target.templates:
+        absorbed[template.anchor] |= template.before
+    readers: dict[int, list[int]] = defaultdict(list)
+    for i, op in enumerate(function.ops):
+        for v in dict.fromkeys(op.operands):
+            readers[id(v)].append(i)
+    returned = {id(v) for v in outputs(function)}
+    taken = set(names(function))
+    own: dict[tuple[int, int], Value] = {}  # (reader, id(conversion's result)) -> that of its own conversion
+    ops: list[Operation] = []
+    for i, op in enumerate(function.ops):
+        operands = tuple(own.get((i, id(v)), v) for v in op.operands)
+        ops.append(replace(op, operands=operands) if operands != op.operands else op)
+        if op.body is not None or not target.virtual(op) or id(op.result) in returned:
+            continue
+        read_by = readers[id(op.result)]
+        if all(op.name in absorbed[function.ops[r].name] for r in read_by):
+            for n, r in enumerate(read_by[1:], 2):
+                name = next(c for c in (f"{op.result.name}.{k}" for k in count(n)) if c not in taken)
+                taken.add(name)
+                own[r, id(op.result)] = copy = Value(name, op.result.type)
+                ops.append(replace(op, results=(copy,)))
+    return replace(function, ops=tuple(ops)) if own else function
 
 
 class _Fuser:
