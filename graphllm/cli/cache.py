@@ -1,4 +1,4 @@
-"""``graphllm cache``: the plans that running checkpoints has left behind."""
+"""``graphllm cache``: the plans and native code that running checkpoints has left behind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import argparse
 
 def run(a: argparse.Namespace) -> int:
     from graphllm.compiler.cache import cache_folder, cached_plans
+    from graphllm.compiler.native.build import built_libraries
     from graphllm.errors import GraphLLMError, PlanError
     from graphllm.plan.place import shown, size_text
     from graphllm.plan.plan_file import PlanFile
@@ -32,6 +33,15 @@ def run(a: argparse.Namespace) -> int:
         except (PlanError, TypeError, KeyError):
             made_of = "damaged; it will be made again"
         print(f"{path.name}  {size_text(size):>8}  {made_of}")
+    libraries = built_libraries()
+    for library in libraries:
+        try:
+            total += library.stat().st_size
+            if a.clear:
+                library.unlink()
+        except OSError as error:
+            raise GraphLLMError(f"{library}: cannot be deleted; {error.strerror}") from None
     count = "1 plan" if len(plans) == 1 else f"{len(plans)} plans"
-    print(f"{cache_folder()}: {count}, {size_text(total)}{' deleted' if a.clear else ''}")
+    native = f", native code of {len(libraries)}" if libraries else ""
+    print(f"{cache_folder()}: {count}{native}, {size_text(total)}{' deleted' if a.clear else ''}")
     return 0

@@ -111,6 +111,7 @@ class _Fuser:
                     anchors[i] = template
                     self.group[i] = i
                     self.take_producers(i, template)
+                    self.give_back(i, template, anchors)  # another template may want them
         for i, template in sorted(anchors.items()):
             self.take_consumers(i, template)
             self.give_back(i, template, anchors)

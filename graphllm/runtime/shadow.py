@@ -76,7 +76,7 @@ class Shadow:
             self.op = inner
             self.types(inner)
             for value in inner.results:
-                if value.arena is None and not _lives_elsewhere(inner):
+                if (value.arena is None and not _lives_elsewhere(inner)) or self.in_registers(inner):
                     if id(value) in handed_out:
                         self.fail(f"{value.ref} has no place in the arena and is read by other kernels")
                     self.inner[id(value)] = inner
@@ -90,6 +90,11 @@ class Shadow:
                     self.read(value)
         if op.body is not None and op.scratch is not None:
             self.write(f"scratch of kernel {op.template}", self.stretch("its scratch", *op.scratch))
+
+    def in_registers(self, op: Operation) -> bool:
+        """Whether the operation is a window on something that is in no memory."""
+        views = lookup(op.name).views
+        return views is not None and id(op.operands[views]) in self.inner
 
     def operation(self, op: Operation) -> None:
         reads = [where for i, v in enumerate(op.operands) for where in self.sources(op, i, v)]

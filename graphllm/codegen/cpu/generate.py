@@ -112,7 +112,7 @@ class _Unit:
 
     def kernel(self, stem: str, text: KernelText, ir: Iterable[str]) -> str:
         """The name of the kernel with this text; equal texts share one."""
-        declared = [p.declared for p in text.parameters.values()]
+        declared = [p.declared for p in text.parameters]
         key = (", ".join(declared), *text.lines)
         if key not in self.kernels:
             name = f"{stem}_{1 + sum(known.rpartition('_')[0] == stem for known in self.kernels.values())}"
@@ -200,13 +200,13 @@ def _call(unit: _Unit, function: Function, op: Operation, text: KernelText) -> _
     if not stem:
         return None
     kernel = unit.kernel(stem, text, print_operation(op, indent=""))
-    arguments = tuple(argument(p.root, unit.weights, unit.states) for p in text.parameters.values())
+    arguments = tuple(argument(p.root, unit.weights, unit.states) for p in text.parameters)
     return _Call(kernel, arguments, (*_touches(text), *_scratch(body)))
 
 
 def _touches(text: KernelText) -> list[_Touched]:
     out: list[_Touched] = []
-    for p in text.parameters.values():
+    for p in text.parameters:
         if isinstance(p.root, State):
             out.append(_Touched(p.root.name, 0, 1, p.written))
         elif not isinstance(p.root, Weight):

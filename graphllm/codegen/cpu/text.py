@@ -39,9 +39,14 @@ class KernelText:
     layouts: Layouts
     live: frozenset[int]
     rows: int
-    parameters: dict[int, Parameter] = field(default_factory=dict[int, Parameter])  # id(root) -> its pointer
+    pointers: dict[int, Parameter] = field(default_factory=dict[int, Parameter])  # id(root) -> its pointer
     lines: list[str] = field(default_factory=list[str])
     depth: int = 1
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """What is read, then what is written, each in the order of its first use."""
+        return sorted(self.pointers.values(), key=lambda p: p.written)
 
     def line(self, text: str) -> None:
         self.lines.append("    " * self.depth + text)
@@ -59,11 +64,11 @@ class KernelText:
     def pointer(self, value: Value, role: str, *, written: bool = False) -> str:
         """The name of the pointer to a value's root; ``role`` is what it is called when it is new."""
         root = self.layouts.of(value).root
-        if id(root) not in self.parameters:
-            taken = {p.name for p in self.parameters.values()}
+        if id(root) not in self.pointers:
+            taken = {p.name for p in self.pointers.values()}
             names = (role, *(f"{role}{i}" for i in range(2, len(taken) + 3)))
-            self.parameters[id(root)] = Parameter(root, next(n for n in names if n not in taken))
-        parameter = self.parameters[id(root)]
+            self.pointers[id(root)] = Parameter(root, next(n for n in names if n not in taken))
+        parameter = self.pointers[id(root)]
         parameter.written |= written
         return parameter.name
 
