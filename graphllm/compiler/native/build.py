@@ -65,7 +65,7 @@ def native_folder() -> Path:
 
 def built_libraries() -> list[Path]:
     """Every library in the cache."""
-    return sorted(native_folder().glob("*.so"))
+    return sorted((cache_folder() / "native").glob("*.so"))
 
 
 def _key(text: str, compiler: Compiler, flags: tuple[str, ...]) -> str:
