@@ -38,6 +38,8 @@ _HEAD = """\
 #include "step.h"
 #include "team.h"
 
+#include <algorithm>
+
 using namespace graphllm;
 
 """
@@ -45,7 +47,15 @@ using namespace graphllm;
 _TAIL = """\
 struct Running {
     Model model;
+    unsigned char* arena;
     Team team;
+};
+
+struct Call {
+    Running* running;
+    int function;
+    const int32_t *ids, *pos, *slot, *rows;
+    int live;
 };
 
 extern "C" int graphllm_abi() { return %(abi)d; }
@@ -53,24 +63,31 @@ extern "C" int graphllm_abi() { return %(abi)d; }
 extern "C" void* graphllm_open(const void* const* weights, void* const* states, void* arena, int threads) {
     Running* running = new (std::nothrow) Running{};
     if (running == nullptr) return nullptr;
-    for (int i = 0; i < %(weights)d; ++i) running->model.weights[i] = weights[i];
-    for (int i = 0; i < %(states)d; ++i) running->model.states[i] = states[i];
-    if (!running->team.start(threads, arena, %(scratch)s)) {
-        delete running;
-        return nullptr;
+    std::copy_n(weights, %(weights)d, running->model.weights);
+    std::copy_n(states, %(states)d, running->model.states);
+    running->arena = static_cast<unsigned char*>(arena);
+    if (running->team.start(threads, PRIVATE)) return running;
+    delete running;
+    return nullptr;
+}
+
+// What one thread does of a step.
+static void work(void* what, int thread) {
+    const Call& call = *static_cast<const Call*>(what);
+    Running& running = *call.running;
+    Team& team = running.team;
+    const Step step{thread, team.threads(), team.barrier(), running.arena, team.scratch(thread),
+                    call.ids, call.pos, call.slot, call.rows, call.live};
+    switch (call.function) {
+%(cases)s
     }
-    return running;
 }
 
 extern "C" void graphllm_step(void* handle, int function, const int32_t* ids, const int32_t* pos, const int32_t* slot,
                               const int32_t* rows, int live) {
-    Running& running = *static_cast<Running*>(handle);
-    running.team.run([&](Step& step) {
-        step.ids = ids, step.pos = pos, step.slot = slot, step.rows = rows, step.live = live;
-        switch (function) {
-%(cases)s
-        }
-    });
+    Running* running = static_cast<Running*>(handle);
+    Call call{running, function, ids, pos, slot, rows, live};
+    running->team.run(work, &call);
 }
 
 extern "C" void graphllm_close(void* handle) { delete static_cast<Running*>(handle); }
@@ -109,10 +126,13 @@ class _Unit:
     states: dict[str, int]
     kernels: dict[tuple[str, ...], str] = field(default_factory=dict[tuple[str, ...], str])  # text -> name
     texts: list[str] = field(default_factory=list[str])
+    private: set[str] = field(default_factory=set[str])  # bytes that a thread needs for itself, as expressions
 
     def kernel(self, stem: str, text: KernelText, ir: Iterable[str]) -> str:
         """The name of the kernel with this text; equal texts share one."""
         declared = [p.declared for p in text.parameters]
+        declared += ["float* shared"] * (text.shared is not None) + ["int most"] * (text.most > 0)
+        self.private.update(text.private)
         key = (", ".join(declared), *text.lines)
         if key not in self.kernels:
             name = f"{stem}_{1 + sum(known.rpartition('_')[0] == stem for known in self.kernels.values())}"
@@ -148,17 +168,16 @@ def generate(module: Module) -> str:
         "    template <class T> T* state(int i) const { return static_cast<T*>(states[i]); }",
         "};",
     ]
-    cases = [
-        f"            case {i}: return step_{name}(step, running.model);" for i, name in enumerate(module.functions)
-    ]
+    cases = [f"        case {i}: return step_{name}(step, running.model);" for i, name in enumerate(module.functions)]
     tail = _TAIL % {
         "abi": ABI,
         "weights": len(names),
         "states": len(module.states),
-        "scratch": "1 << 20",
         "cases": "\n".join(cases),
     }
-    return _HEAD + "\n\n".join([*unit.texts, "\n".join(model), *steps, tail])
+    private = _wrapped("constexpr long PRIVATE = std::max({", sorted(unit.private) or ["0L"], "});")
+    private = "// Bytes that a thread needs for itself.\n" + private
+    return _HEAD + "\n\n".join([*unit.texts, "\n".join(model), *steps, private, tail])
 
 
 def _function(unit: _Unit, function: Function) -> str:
@@ -200,8 +219,10 @@ def _call(unit: _Unit, function: Function, op: Operation, text: KernelText) -> _
     if not stem:
         return None
     kernel = unit.kernel(stem, text, print_operation(op, indent=""))
-    arguments = tuple(argument(p.root, unit.weights, unit.states) for p in text.parameters)
-    return _Call(kernel, arguments, (*_touches(text), *_scratch(body)))
+    arguments = [argument(p.root, unit.weights, unit.states) for p in text.parameters]
+    arguments += [f"step.at<float>({text.shared[0]})"] if text.shared is not None else []
+    arguments += [str(text.most)] if text.most else []
+    return _Call(kernel, tuple(arguments), (*_touches(text), *_scratch(text)))
 
 
 def _touches(text: KernelText) -> list[_Touched]:
@@ -215,8 +236,8 @@ def _touches(text: KernelText) -> list[_Touched]:
     return out
 
 
-def _scratch(body: Sequence[Operation]) -> list[_Touched]:
-    return [_Touched("", op.scratch[0], sum(op.scratch), True) for op in body if op.scratch is not None]
+def _scratch(text: KernelText) -> list[_Touched]:
+    return [_Touched("", text.shared[0], sum(text.shared), True)] if text.shared is not None else []
 
 
 def _live(function: Function, rows: int) -> frozenset[int]:

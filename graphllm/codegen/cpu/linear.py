@@ -18,10 +18,11 @@ from graphllm.codegen.cpu.product import (
     Turn,
     With,
 )
+from graphllm.codegen.cpu.target import FEW, scratch_bytes
 from graphllm.codegen.cpu.text import C_TYPES, KernelText
+from graphllm.errors import PlanError
 from graphllm.ir.core import Value
 
-FEW: Final = 8  # rows of a step up to which weights are read once, row by row; beyond, a blocked product
 UNIT: Final = 32  # columns that are computed together, where heads do not say otherwise
 _OF_HEADS: Final = (HeadBias, HeadNorm, Turn)
 
@@ -66,10 +67,20 @@ class _Writer:
         self.finish()
         live = text.count(p.rows) if p.taken is None else str(p.anchor.result.type.shape[0])
         most = p.anchor.result.type.shape[0]
-        path = "few" if most <= FEW else "many"
-        text.line(
-            f"linear_{path}(step, {matrix}, {live}, {{{pieces}, {n}}}, {self.unit}, {units}, {last}, source, finish);"
-        )
+        cut = f"{{{pieces}, {n}}}, {self.unit}, {units}, {last}"
+        if most <= FEW:
+            text.line(f"linear_few(step, {matrix}, {live}, {cut}, source, finish);")
+            text.private.append(f"few_bytes({p.depth}, {pieces}, {self.unit})")
+            return
+        shared = "nullptr"
+        if any(op.name != "quantize_rows" for op in p.lead):
+            need, text.shared, shared = scratch_bytes(p.anchor), p.anchor.scratch, "shared"
+            if text.shared is None or text.shared[1] < need:
+                what = f"{p.anchor.name} giving {p.anchor.result.ref}"
+                raise PlanError(f"{what}: expected {need} bytes of scratch, got {text.shared}")
+        text.line(f"linear_many(step, {matrix}, most, {live}, {cut}, source, finish, {shared});")
+        text.most = most
+        text.private.append(f"many_bytes({most}, {pieces}, {self.unit})")
 
     # The matrix
 

@@ -205,11 +205,12 @@ def _attention(op: Operation, text: KernelText) -> None:
     _f32(op, q, op.result)
     text.placing(op)
     (_, heads, _), (_, kv_heads, context, d) = q.type.shape, keys.type.shape
-    call = "attention"
-    sizes = f"{heads}, {kv_heads}, {context}, {d}, {number(op.attrs['scale'])}, {op.attrs['window']}"
     pointers = [text.whole(q, "q"), text.whole(keys, "keys"), text.whole(values, "values")]
     pointers.append(text.whole(op.result, "y", written=True))
-    text.line(f"{call}(step, {', '.join(pointers)}, {text.count(q)}, {sizes});")
+    text.line(f"const Heads heads{{{heads}, {kv_heads}, {d}, {context}}};")
+    scale, window = number(op.attrs["scale"]), op.attrs["window"]
+    text.line(f"attention(step, {', '.join(pointers)}, {text.count(q)}, heads, {scale}, {window});")
+    text.private.append(f"attention_bytes({{{heads}, {kv_heads}, {d}, {context}}})")
 
 
 def number(value: object) -> str:

@@ -41,6 +41,9 @@ class KernelText:
     rows: int
     pointers: dict[int, Parameter] = field(default_factory=dict[int, Parameter])  # id(root) -> its pointer
     lines: list[str] = field(default_factory=list[str])
+    private: list[str] = field(default_factory=list[str])  # bytes of its own that a thread needs, as expressions
+    shared: tuple[int, int] | None = None  # scratch of the arena that it needs beside, if any
+    most: int = 0  # rows of the step, for a kernel that must be told
     depth: int = 1
 
     @property

@@ -1,0 +1,99 @@
+// Sixteen f32 lanes. Every sum is kept in these lanes and added up in one fixed order, so that a result follows from
+// the numbers alone and not from the width of the machine's registers: compilers cut the vectors to fit.
+#pragma once
+
+#include <cmath>
+
+#include "types.h"
+
+namespace graphllm {
+
+constexpr int LANES = 16;
+typedef float VF __attribute__((vector_size(64)));
+typedef int32_t VI __attribute__((vector_size(64)));
+typedef uint32_t VU __attribute__((vector_size(64)));
+typedef uint16_t VU16 __attribute__((vector_size(32)));
+typedef int8_t VI8 __attribute__((vector_size(16)));
+
+inline VF all(float x) { return VF{} + x; }
+
+inline VF load(const float* x) {
+    VF v;
+    std::memcpy(&v, x, sizeof v);
+    return v;
+}
+
+inline VF load(const bf16* x) {
+    VU16 bits;
+    std::memcpy(&bits, x, sizeof bits);
+    return bits_as<VF>(__builtin_convertvector(bits, VU) << 16);
+}
+
+inline VF load(const f16* x) {
+#if defined(__F16C__) && defined(__FLT16_MAX__)
+    typedef _Float16 VH __attribute__((vector_size(32)));
+    VH v;
+    std::memcpy(&v, x, sizeof v);
+    return __builtin_convertvector(v, VF);
+#else
+    VU16 narrow;
+    std::memcpy(&narrow, x, sizeof narrow);
+    const VU bits = __builtin_convertvector(narrow, VU), magnitude = (bits & 0x7fff) << 13;
+    const VU value = bits_as<VU>(bits_as<VF>(magnitude) * bits_as<float>(uint32_t(127 + 112) << 23));
+    const VU special = bits_as<VU>(magnitude >= 0x0f800000);
+    return bits_as<VF>((value & ~special) | ((magnitude | 0x7f800000) & special) | (bits & 0x8000) << 16);
+#endif
+}
+
+inline VF load(const int8_t* x) {
+    VI8 v;
+    std::memcpy(&v, x, sizeof v);
+    return __builtin_convertvector(v, VF);
+}
+
+// The first n lanes; the others are 0, and nothing behind them is touched.
+template <class S>
+inline VF load_part(const S* x, int n) {
+    S room[LANES] = {};
+    std::memcpy(room, x, n * sizeof(S));
+    return load(room);
+}
+
+inline void store(float* to, VF v) { std::memcpy(to, &v, sizeof v); }
+inline void store_part(float* to, VF v, int n) { std::memcpy(to, &v, n * sizeof(float)); }
+
+inline float sum(VF v) {
+    typedef float V8 __attribute__((vector_size(32)));
+    typedef float V4 __attribute__((vector_size(16)));
+    V8 halves[2];
+    std::memcpy(halves, &v, sizeof v);
+    const V8 eight = halves[0] + halves[1];
+    V4 quarters[2];
+    std::memcpy(quarters, &eight, sizeof eight);
+    const V4 four = quarters[0] + quarters[1];
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+inline VF larger(VF a, VF b) { return a > b ? a : b; }
+
+// e^x in f32, within 2 units of the last place: 2^n times a polynomial of degree 6 on [-ln2/2, ln2/2]. Below -87.3 it
+// gives 0, above 88.7 infinity; NaN stays NaN.
+inline VF exp(VF x) {
+    const VF n_shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: the fraction is rounded away
+    const VF n = n_shifted - 12582912.0f;
+    const VF r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    VF p = all(1.0f / 720);
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    const VI power = (bits_as<VI>(n_shifted) - 0x4b400000 + 127) << 23;
+    VF y = p * bits_as<VF>(power);
+    y = x < -87.3f ? all(0) : y;
+    y = x > 88.0f ? all(INFINITY) : y;
+    return x != x ? x : y;
+}
+
+}  // namespace graphllm
