@@ -60,14 +60,20 @@ struct Call {
 
 extern "C" int graphllm_abi() { return %(abi)d; }
 
+extern "C" void graphllm_close(void* handle) {
+    static_cast<Running*>(handle)->~Running();
+    std::free(handle);
+}
+
 extern "C" void* graphllm_open(const void* const* weights, void* const* states, void* arena, int threads) {
-    Running* running = new (std::nothrow) Running{};
-    if (running == nullptr) return nullptr;
+    void* room = nullptr;
+    if (posix_memalign(&room, alignof(Running), sizeof(Running)) != 0) return nullptr;
+    Running* running = new (room) Running{};
     std::copy_n(weights, %(weights)d, running->model.weights);
     std::copy_n(states, %(states)d, running->model.states);
     running->arena = static_cast<unsigned char*>(arena);
     if (running->team.start(threads, PRIVATE)) return running;
-    delete running;
+    graphllm_close(running);
     return nullptr;
 }
 
@@ -90,7 +96,6 @@ extern "C" void graphllm_step(void* handle, int function, const int32_t* ids, co
     running->team.run(work, &call);
 }
 
-extern "C" void graphllm_close(void* handle) { delete static_cast<Running*>(handle); }
 """
 
 

@@ -207,10 +207,10 @@ def _attention(op: Operation, text: KernelText) -> None:
     (_, heads, _), (_, kv_heads, context, d) = q.type.shape, keys.type.shape
     pointers = [text.whole(q, "q"), text.whole(keys, "keys"), text.whole(values, "values")]
     pointers.append(text.whole(op.result, "y", written=True))
-    text.line(f"const Heads heads{{{heads}, {kv_heads}, {d}, {context}}};")
+    text.line(f"const Heads heads{{{heads}, {kv_heads}, {context}}};")
     scale, window = number(op.attrs["scale"]), op.attrs["window"]
-    text.line(f"attention(step, {', '.join(pointers)}, {text.count(q)}, heads, {scale}, {window});")
-    text.private.append(f"attention_bytes({{{heads}, {kv_heads}, {d}, {context}}})")
+    text.line(f"attention<{d}>(step, {', '.join(pointers)}, {text.count(q)}, heads, {scale}, {window});")
+    text.private.append(f"attention_bytes({{{heads}, {kv_heads}, {context}}})")
 
 
 def number(value: object) -> str:

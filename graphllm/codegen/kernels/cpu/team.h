@@ -92,11 +92,11 @@ class Barrier {
 };
 
 // How often this process is the child of a fork: the threads of a team stay behind in the parent.
-inline std::atomic<int>& forks() {
-    static std::atomic<int> count{0};
-    static const int registered = pthread_atfork(nullptr, nullptr, [] { forks().fetch_add(1); });
-    (void)registered;
-    return count;
+inline std::atomic<int> forks{0};
+
+inline void count_forks() {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, [] { pthread_atfork(nullptr, nullptr, [] { forks.fetch_add(1); }); });
 }
 
 class Team {
@@ -107,7 +107,8 @@ class Team {
     bool start(int threads, long scratch) {
         threads_ = threads;
         stride_ = (scratch + 4095) / 4096 * 4096;
-        generation_ = forks().load();
+        count_forks();
+        generation_ = forks.load();
         void* room = nullptr;
         if (posix_memalign(&room, 4096, size_t(stride_) * threads + 4096) != 0) return false;
         scratch_ = static_cast<unsigned char*>(room);
@@ -122,7 +123,7 @@ class Team {
     // ``job(what, thread)`` on every thread, the caller being thread 0; returns when all are done.
     void run(Job job, void* what) {
         if (threads_ == 1) return job(what, 0);
-        if (generation_ != forks().load(std::memory_order_relaxed)) rehire();
+        if (generation_ != forks.load(std::memory_order_relaxed)) rehire();
         job_ = job, what_ = what;
         begun_.change();
         job(what, 0);
@@ -130,7 +131,7 @@ class Team {
     }
 
     ~Team() {
-        if (workers_ != nullptr && generation_ == forks().load()) dismiss();
+        if (workers_ != nullptr && generation_ == forks.load()) dismiss();
         std::free(workers_);
         std::free(scratch_);
     }
@@ -176,7 +177,7 @@ class Team {
     }
 
     void rehire() {
-        generation_ = forks().load();
+        generation_ = forks.load();
         barrier_.clear_after_fork();
         begun_.clear_after_fork();
         if (!hire()) std::abort();  // a step cannot fail, and there is no thread to compute it
