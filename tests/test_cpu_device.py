@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from graphllm.codegen.cpu.generate import weight_names
 from graphllm.compiler.native import build
+from graphllm.compiler.native.isa import Isa, cpu_features
 from graphllm.errors import NativeError
 from graphllm.runtime.cores import physical_cores
 from graphllm.runtime.cpu_device import CpuDevice
@@ -83,6 +84,20 @@ def test_scored_in_chunks_one_by_one_and_batched(name: str, storage: Storage) ->
     got = batched(engine, prompts)
     for logits, prompt in zip(got, prompts, strict=True):
         assert np.abs(logits - reference[len(prompt) - 1]).max() <= bound
+
+
+@pytest.mark.parametrize("isa", ["avx2", "portable"])
+@pytest.mark.parametrize("storage", ["f32", "bf16", "f16", "int8"])
+def test_fewer_instructions(storage: Storage, isa: Isa) -> None:
+    """What other CPUs would be given, on this one."""
+    if isa == "avx2" and not {"avx2", "fma", "f16c"} <= set(cpu_features().split()):
+        pytest.skip("this CPU has no AVX2")
+    model = cpu_lowered("everything", storage, kv_dtype="f16")
+    engine, ids = cpu_engine(model, threads=2, isa=isa), ids_of(model)
+    native = cpu_engine(model, threads=2)
+    for run in (scored, one_by_one, fed):
+        got, want = run(engine, ids), run(native, ids)
+        assert np.abs(got - want).max() <= 1e-3 * np.abs(want).max()
 
 
 @pytest.mark.parametrize(("name", "storage"), MODELS)

@@ -7,6 +7,7 @@ results and scratch may have changed. All kernels of a model are functions of on
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,7 +19,8 @@ from numpy.typing import NDArray
 
 from graphllm.codegen.cpu.generate import generate
 from graphllm.codegen.cpu.target import CPU
-from graphllm.errors import PlanError
+from graphllm.compiler.link import check_kernels
+from graphllm.errors import GraphLLMError, PlanError
 from graphllm.ir import ops
 from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
 from graphllm.ir.interpreter import interpret
@@ -26,6 +28,7 @@ from graphllm.ir.opdef import OPS
 from graphllm.ir.parser import parse_module
 from graphllm.ir.printer import print_module
 from graphllm.ir.types import TensorType
+from graphllm.ir.verifier import verify
 from graphllm.passes.manager import run_passes
 from graphllm.passes.pipeline import lowering
 from graphllm.runtime.cpu_device import CpuDevice
@@ -251,3 +254,39 @@ def test_names_from_outside_stay_in_comments() -> None:
 def test_the_text_follows_from_the_module_alone() -> None:
     first, again = (generate(cpu_lowered("everything", seed=0).module) for _ in range(2))
     assert first == again
+
+
+def test_mutated_modules_are_refused_in_words_or_give_text() -> None:
+    """Lowered text of another's: names and kernels exchanged. What passes the verifier gives code or a PlanError."""
+    source = print_module(cpu_lowered("one_layer", "int8").module)
+    function = source[source.index("func @decode_4(") : source.index("func @prefill_8(")]
+    head, lines, rng = source[: source.index("func @decode(")], function.splitlines(), random.Random(7)
+    outcomes = {"refused before": 0, "refused": 0, "text": 0}
+    for _ in range(1500):
+        mutated = list(lines)
+        for _ in range(rng.randint(1, 2)):
+            i, j = rng.randrange(1, len(mutated) - 1), rng.randrange(1, len(mutated) - 1)
+            names = re.findall(r"%[a-z0-9_.]+", mutated[i])
+            match rng.randrange(4):
+                case 0:  # a kernel holds less, and the next one more
+                    del mutated[i]
+                case 1:
+                    mutated[i], mutated[j] = mutated[j], mutated[i]
+                case 2 if names:  # other values are read
+                    others = re.findall(r"%[a-z0-9_.]+", function)
+                    mutated[i] = mutated[i].replace(names[-1], rng.choice(others))
+                case _:
+                    mutated[i] = re.sub(r"\d+", lambda found: str(rng.choice((found[0], 1, 2, 4, 8, 32))), mutated[i])
+        try:
+            module = parse_module(head + "\n".join(mutated))
+            verify(module)
+            check_kernels(module, "here", CPU)
+        except GraphLLMError:
+            outcomes["refused before"] += 1
+            continue
+        try:
+            generate(module)
+            outcomes["text"] += 1
+        except PlanError:
+            outcomes["refused"] += 1
+    assert all(outcomes.values()), outcomes

@@ -220,7 +220,7 @@ def _call(unit: _Unit, function: Function, op: Operation, text: KernelText) -> _
             )
         stem = write_product(product, text)
     else:
-        stem = write_kernel(body, text)
+        stem = write_kernel(body, op.results, text)
     if not stem:
         return None
     kernel = unit.kernel(stem, text, print_operation(op, indent=""))

@@ -66,6 +66,8 @@ class _Writer:
         self.source()
         self.finish()
         live = text.count(p.rows) if p.taken is None else str(p.anchor.result.type.shape[0])
+        if any(isinstance(b.end, Cached) for b in p.branches):
+            live = "step.live"  # whatever a damaged plan makes its rows of: others have no position
         most = p.anchor.result.type.shape[0]
         cut = f"{{{pieces}, {n}}}, {self.unit}, {units}, {last}"
         if most <= FEW:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from graphllm.codegen.cpu.target import fits_gather
 from graphllm.codegen.cpu.text import KernelText, per_row
 from graphllm.errors import PlanError
 from graphllm.ir.core import Operation, Value
 from graphllm.ir.opdef import lookup
 
 
-def write_kernel(ops: Sequence[Operation], text: KernelText) -> str:
+def write_kernel(ops: Sequence[Operation], handed_out: Sequence[Value], text: KernelText) -> str:
     """Add the lines of a kernel; its name. Raises PlanError for what there is no code for."""
     work = [op for op in ops if lookup(op.name).views is None]  # a window computes nothing
     if not work:
         return ""
+    what = f"{work[0].name} giving {work[0].results[0].ref}"
+    if len(work) > 1 and not fits_gather(ops, handed_out):
+        raise PlanError(f"{what}: the cpu target has no code for what this kernel holds besides")
     if work[-1].name == "dequantize" and len(work) == 3:
         return _gather_groups(work, text)
     if work[0].name == "dequantize" and len(work) == 2:
@@ -23,8 +27,8 @@ def write_kernel(ops: Sequence[Operation], text: KernelText) -> str:
     if work[0].name == "embed" and len(work) == 2:
         return _gather(work[0], work[1].result, text)
     op = work[0]
-    if len(work) > 1 or op.name not in _WRITERS:
-        raise PlanError(f"{op.name} giving {op.results[0].ref}: the cpu target has no code for it at run time")
+    if op.name not in _WRITERS:
+        raise PlanError(f"{what}: the cpu target has no code for it at run time")
     _WRITERS[op.name](op, text)
     return op.name
 
@@ -188,7 +192,7 @@ def _kv_write(op: Operation, text: KernelText) -> None:
     _f32(op, x)
     _, heads, _, d = cache.type.shape
     position, slot = text.placing(op)
-    with _rows(text, x):
+    with _loop(text, "step.live", "t"):
         to = f"{text.whole(cache, 'cache', written=True)} + {cache_row(cache, 'h', slot, position)}"
         with text.block(f"for (int h = 0; h < {heads}; ++h)"):
             text.line(f"cache_row({text.row(x, 'x', f'(t * {heads} + h)')}, {d}, {to});")
@@ -209,7 +213,7 @@ def _attention(op: Operation, text: KernelText) -> None:
     pointers.append(text.whole(op.result, "y", written=True))
     text.line(f"const Heads heads{{{heads}, {kv_heads}, {context}}};")
     scale, window = number(op.attrs["scale"]), op.attrs["window"]
-    text.line(f"attention<{d}>(step, {', '.join(pointers)}, {text.count(q)}, heads, {scale}, {window});")
+    text.line(f"attention<{d}>(step, {', '.join(pointers)}, step.live, heads, {scale}, {window});")
     text.private.append(f"attention_bytes({{{heads}, {kv_heads}, {context}}})")
 
 
