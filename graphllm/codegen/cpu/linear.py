@@ -74,15 +74,12 @@ class _Writer:
             text.line(f"linear_few(step, {matrix}, {live}, {cut}, source, finish);")
             text.private.append(f"few_bytes({p.depth}, {pieces}, {self.unit})")
             return
-        shared = "nullptr"
-        if any(op.name != "quantize_rows" for op in p.lead):
-            need, text.shared, shared = scratch_bytes(p.anchor), p.anchor.scratch, "shared"
-            if text.shared is None or text.shared[1] < need:
-                what = f"{p.anchor.name} giving {p.anchor.result.ref}"
-                raise PlanError(f"{what}: expected {need} bytes of scratch, got {text.shared}")
-        text.line(f"linear_many(step, {matrix}, most, {live}, {cut}, source, finish, {shared});")
-        text.most = most
-        text.private.append(f"many_bytes({most}, {pieces}, {self.unit})")
+        need, text.shared = scratch_bytes(p.anchor), p.anchor.scratch
+        if text.shared is None or text.shared[1] < need:
+            what = f"{p.anchor.name} giving {p.anchor.result.ref}"
+            raise PlanError(f"{what}: expected {need} bytes of scratch, got {text.shared}")
+        text.line(f"linear_many(step, {matrix}, {live}, {cut}, source, finish, shared);")
+        text.private.append(f"many_bytes({p.depth}, {most}, {pieces}, {self.unit})")
 
     # The matrix
 

@@ -9,13 +9,14 @@ from graphllm.codegen.cpu.product import product_of
 from graphllm.ir.core import Operation, Value, Weight
 from graphllm.ir.target import Target, Template
 
+DEPTH: Final = 256  # of gemm.h: elements of a row that are multiplied at a time
 FEW: Final = 8  # rows of a step up to which weights are read once, row by row; beyond, a blocked product
 
 
 def scratch_bytes(op: Operation) -> int:
-    """Working memory that all threads share: the rows of a product of many, in case they must be computed first."""
+    """Working memory that all threads share: the rows of a product of many, as gemm.h arranges them."""
     rows, depth = op.operands[0].type.shape if op.name == "linear" else (0, 0)
-    return 4 * rows * depth if rows > FEW else 0
+    return 4 * rows * -(-depth // DEPTH) * DEPTH if rows > FEW else 0
 
 
 def converts_weight(op: Operation) -> bool:

@@ -43,7 +43,6 @@ class KernelText:
     lines: list[str] = field(default_factory=list[str])
     private: list[str] = field(default_factory=list[str])  # bytes of its own that a thread needs, as expressions
     shared: tuple[int, int] | None = None  # scratch of the arena that it needs beside, if any
-    most: int = 0  # rows of the step, for a kernel that must be told
     depth: int = 1
 
     @property

@@ -21,9 +21,9 @@ inline void pack(const W& weights, long n0, int count, int k0, int depth, float*
     }
 }
 
-// out[r][0 … 32) += x[r] . panel, for R rows.
+// out[r][0 … 32) += x[r] . panel, for R rows of x, DEPTH floats apart.
 template <int R>
-inline void block(const float* const* x, int depth, const float* panel, float* out, int ld, int count) {
+inline void block(const float* x, int depth, const float* panel, float* out, int ld, int count) {
     VF sums[R][2];
     for (int r = 0; r < R; ++r) {
         sums[r][0] = count >= PANEL ? load(out + r * ld) : load_part(out + r * ld, count < LANES ? count : LANES);
@@ -34,8 +34,8 @@ inline void block(const float* const* x, int depth, const float* panel, float* o
     for (int k = 0; k < depth; ++k) {
         const VF a = load(panel + k * PANEL), b = load(panel + k * PANEL + LANES);
         for (int r = 0; r < R; ++r) {
-            sums[r][0] += a * x[r][k];
-            sums[r][1] += b * x[r][k];
+            sums[r][0] += a * x[r * DEPTH + k];
+            sums[r][1] += b * x[r * DEPTH + k];
         }
     }
     for (int r = 0; r < R; ++r) {
@@ -49,9 +49,15 @@ inline void block(const float* const* x, int depth, const float* panel, float* o
     }
 }
 
-// out[t*ld + i] = row t . weight row n0 + i, i < count; ``room`` has DEPTH * (PANEL + 1) floats.
+// Row t as ``many`` reads it: [k / DEPTH][t][k % DEPTH]. Rows a power of two apart would fall on one set of a cache.
+inline void arrange(const float* x, int k, int t, int rows, float* to) {
+    for (int at = 0; at < k; at += DEPTH)
+        std::memcpy(to + (long(at) * rows + long(t) * DEPTH), x + at, sizeof(float) * (k - at < DEPTH ? k - at : DEPTH));
+}
+
+// out[t*ld + i] = row t . weight row n0 + i, i < count; x as arranged; ``room`` has DEPTH * (PANEL + 1) floats.
 template <class W>
-inline void many(const W& weights, long n0, int count, const float* const* x, int rows, float* out, int ld, float* room) {
+inline void many(const W& weights, long n0, int count, const float* x, int rows, float* out, int ld, float* room) {
     float* panel = room + DEPTH;
     for (int t = 0; t < rows; ++t) std::memset(out + long(t) * ld, 0, count * sizeof(float));
     for (int j = 0; j < count; j += PANEL) {
@@ -59,16 +65,11 @@ inline void many(const W& weights, long n0, int count, const float* const* x, in
         for (int k = 0; k < weights.k; k += DEPTH) {
             const int depth = weights.k - k < DEPTH ? weights.k - k : DEPTH;
             pack(weights, n0 + j, columns, k, depth, panel, room);
-            const float* at[6];
+            const float* at = x + long(k) * rows;
             int t = 0;
-            for (; t + 6 <= rows; t += 6) {
-                for (int r = 0; r < 6; ++r) at[r] = x[t + r] + k;
-                block<6>(at, depth, panel, out + long(t) * ld + j, ld, columns);
-            }
-            for (; t < rows; ++t) {
-                at[0] = x[t] + k;
-                block<1>(at, depth, panel, out + long(t) * ld + j, ld, columns);
-            }
+            for (; t + 6 <= rows; t += 6)
+                block<6>(at + long(t) * DEPTH, depth, panel, out + long(t) * ld + j, ld, columns);
+            for (; t < rows; ++t) block<1>(at + long(t) * DEPTH, depth, panel, out + long(t) * ld + j, ld, columns);
         }
     }
 }

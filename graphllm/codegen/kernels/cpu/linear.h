@@ -21,8 +21,8 @@ constexpr int FEW = 8;  // rows that a pass over the weights serves without pack
 constexpr long few_bytes(int k, int pieces, int unit) {
     return 4L * FEW * ((k + LANES - 1) / LANES * LANES + long(pieces) * unit);
 }
-constexpr long many_bytes(int most, int pieces, int unit) {
-    return 4L * DEPTH * (PANEL + 1) + 4L * pieces * most * unit + long(sizeof(float*)) * (most + 8);
+constexpr long many_bytes(int k, int most, int pieces, int unit) {
+    return 4L * (DEPTH * (PANEL + 1) + k + long(pieces) * most * unit);
 }
 
 template <class W, class Source, class Finish>
@@ -60,25 +60,23 @@ inline void linear_few(const Step& step, const W& weights, int rows, Pieces piec
     }
 }
 
-// ``shared`` has room for the rows where they are computed; null where they lie in memory as they are.
+// ``shared`` has room for all rows, arranged: [ceil(K / DEPTH)][rows][DEPTH].
 template <class W, class Source, class Finish>
-inline void linear_many(const Step& step, const W& weights, int most, int rows, Pieces pieces, int unit, int units,
-                        int last, Source source, Finish finish, float* shared) {
+inline void linear_many(const Step& step, const W& weights, int rows, Pieces pieces, int unit, int units, int last,
+                        Source source, Finish finish, float* shared) {
     const int k = weights.k;
-    if (shared != nullptr) {
-        const Range mine = step.share(rows);
-        for (int t = mine.first; t < mine.last; ++t) source(t, shared + long(t) * k);
-        step.wait();
-    }
-    const Range mine = step.share(units);
     float* room = reinterpret_cast<float*>(step.scratch);
-    const float** x = reinterpret_cast<const float**>(room + DEPTH * (PANEL + 1));
-    float* tile = reinterpret_cast<float*>(x + (most + 7) / 8 * 8);
-    for (int t = 0; t < rows; ++t) x[t] = shared != nullptr ? shared + long(t) * k : source(t, nullptr);
+    float *row = room + DEPTH * (PANEL + 1), *tile = row + k;
+    const Range some = step.share(rows);
+    for (int t = some.first; t < some.last; ++t) arrange(source(t, row), k, t, rows, shared);
+    step.wait();
+    const Range mine = step.share(units);
     for (int u = mine.first; u < mine.last; ++u) {
         const int count = u == units - 1 ? last : unit;
-        for (int p = 0; p < pieces.count; ++p)
-            many(weights, long(p) * pieces.rows + long(u) * unit, count, x, rows, tile + long(p) * rows * unit, unit, room);
+        for (int p = 0; p < pieces.count; ++p) {
+            const long n0 = long(p) * pieces.rows + long(u) * unit;
+            many(weights, n0, count, shared, rows, tile + long(p) * rows * unit, unit, room);
+        }
         finish(tile, u, count, 0, rows);
     }
 }
