@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from graphllm.codegen.cpu import target
 from graphllm.codegen.cpu.generate import generate
 from graphllm.codegen.cpu.target import CPU
 from graphllm.compiler.link import check_kernels
+from graphllm.compiler.native import build
 from graphllm.errors import GraphLLMError, PlanError
 from graphllm.ir import ops
 from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
@@ -290,3 +292,10 @@ def test_mutated_modules_are_refused_in_words_or_give_text() -> None:
         except PlanError:
             outcomes["refused"] += 1
     assert all(outcomes.values()), outcomes
+
+
+@pytest.mark.parametrize(("header", "name"), [("gemm.h", "DEPTH"), ("linear.h", "FEW")])
+def test_numbers_that_headers_and_planner_share(header: str, name: str) -> None:
+    found = re.search(rf"constexpr int {name} = (\d+);", (build.HEADERS / header).read_text(encoding="utf-8"))
+    assert found is not None
+    assert int(found[1]) == getattr(target, name)
