@@ -1,7 +1,7 @@
 """The Llama that is trained: the architecture of llama2.c, in plain PyTorch.
 
-Pre-norm decoder: RMSNorm, rotary positions on interleaved pairs, grouped-query attention, SwiGLU, and one matrix that is
-both embedding and classifier. Parameter names are Meta's, so that a state dict reads like any other Llama's.
+Pre-norm decoder: RMSNorm, rotary positions on interleaved pairs, grouped-query attention, SwiGLU, and one matrix that
+is both embedding and classifier. Parameter names are Meta's, so that a state dict reads like any other Llama's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Plots: text files of alternatives, and the teller that turns one into a story.
 
-A plot file has headers (``theme:``, roles and their word lists, values chosen once: ``spot = under a bush | in a tree``)
+A plot file has headers (``theme:``, roles and their word lists, values chosen once: ``spot = in a tree | in a box``)
 and then paragraphs, one a beat. Each line of a beat is one way to tell it; a beat whose lines begin with ``?`` may be
 left out. In a line, ``[big|huge]`` is a choice and ``{...}`` speaks of the story's state:
 
@@ -71,8 +71,12 @@ def read_plot(path: Path) -> Plot:
     listed = [tuple(headers.pop(key, "").split(" | ")) for key in ("theme", "ask", "moral")]
     themes, asks, morals = (tuple(t for t in texts if t) for texts in listed)
     roles = {"hero": ("child", "animal"), **{k: tuple(v.split()) for k, v in headers.items()}}
-    beats = tuple(Beat(p.startswith("? "), tuple(line.removeprefix("? ") for line in p.split("\n"))) for p in paragraphs)
-    return Plot(path.stem, themes, asks, morals, roles, values, beats)
+    return Plot(path.stem, themes, asks, morals, roles, values, tuple(map(_beat, paragraphs)))
+
+
+def _beat(paragraph: str) -> Beat:
+    lines = tuple(line.removeprefix("? ") for line in paragraph.split("\n"))
+    return Beat(paragraph.startswith("? "), lines)
 
 
 PLOTS = tuple(read_plot(p) for p in sorted((HERE / "plots").glob("*.txt")))

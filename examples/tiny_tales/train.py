@@ -1,6 +1,6 @@
 """Trains the model: vocabulary, corpus, training, export. Stopped at any point, the same command goes on.
 
-    python -m examples.tiny_tales.train --out tiny_tales
+python -m examples.tiny_tales.train --out tiny_tales
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -45,7 +45,7 @@ class Recipe:
     peak: float = 2.5e-3  # learning rate
     warmup: int = 150
     decay: float = 0.1  # of weights, in AdamW
-    shape: Shape = Shape()
+    shape: Shape = field(default_factory=Shape)
 
     def rate(self, step: int) -> float:
         """Learning rate: up in a line, then down to a twentieth along a cosine."""

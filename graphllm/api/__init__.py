@@ -21,6 +21,7 @@ from graphllm._version import __version__
 from graphllm.api.answer import Answer, Completion
 from graphllm.api.model import Model, PathLike
 from graphllm.api.plan import Plan, Stage
+from graphllm.api.source import source_of
 from graphllm.compiler.link import Expand, LoweredForOther, link_numpy, module_of
 from graphllm.errors import GraphLLMError, NativeError, PlanError, RunError
 from graphllm.plan.plan_file import PlanFile, Verify, is_plan
@@ -54,7 +55,7 @@ def compile(
     """Compile a checkpoint into a plan file and open it.
 
     Args:
-        path: a llama2.c ``.bin`` file or a Hugging Face folder; the format is found by content.
+        path: a llama2.c ``.bin`` file or a Hugging Face folder; the format is found by content. ``demo`` is our own.
         out: the plan to write; without it the plan goes into the cache, where ``load(path)`` will find it.
         tokenizer: its tokenizer, when that does not lie beside it. A model may have none.
         context: positions S of the KV cache, f32 or f16 [slots,K,S,d] twice a layer; 0 = the model's own, at most 4096.
@@ -75,7 +76,7 @@ def compile(
         All in one line; whatever ends it, no part of a plan is left behind and an older one stays as it was.
     """
     options = _options(context, slots, kv_dtype, dtype, overrides, target)
-    source, vocabulary = Path(path), Path(tokenizer) if tokenizer is not None else None
+    source, vocabulary = source_of(path), Path(tokenizer) if tokenizer is not None else None
     place = Path(out) if out is not None else None
     dump = Path(dump_ir) if dump_ir is not None else None
     return Plan(PlanFile.open(_compile(source, vocabulary, options, place, dump, progress), verify="none"))
@@ -126,7 +127,7 @@ def load(
     for name, allowed, given in (("expand", get_args(Expand), expand), ("verify", get_args(Verify), verify)):
         if given not in allowed:
             raise RunError(f"{name}: {given!r}; expected {', '.join(allowed)}")
-    source, (chosen, why) = Path(path), resolve(device)
+    source, (chosen, why) = source_of(path), resolve(device)
     checkpoint = not is_plan(source)
     if checkpoint:
         options = _options(context, slots or 1, kv_dtype, dtype, overrides, chosen)
@@ -276,4 +277,4 @@ def _options(
     )
 
 
-__all__ = ["Answer", "Completion", "GraphLLMError", "Model", "Plan", "Stage", "compile", "load"]
+__all__ = ["Answer", "Completion", "GraphLLMError", "Model", "Plan", "Stage", "compile", "load", "source_of"]

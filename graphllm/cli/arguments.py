@@ -24,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"graphllm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _demo(commands.add_parser("demo", help="compile the model that comes with graphllm and let it tell a story"))
     _compile(commands.add_parser("compile", help="compile a checkpoint into a plan"))
     _run(commands.add_parser("run", help="generate text with a plan or a checkpoint"))
     _show(commands.add_parser("show", help="look at a plan or a checkpoint: summary, IR, graph, source, memory"))
@@ -46,7 +47,7 @@ _whole.__name__ = "whole number"  # argparse names the type in its messages
 
 def _compile(p: argparse.ArgumentParser) -> None:
     p.description = "Compile a llama2.c .bin file or a Hugging Face folder into a plan."
-    p.add_argument("checkpoint", help="a file or folder; its format is found by content")
+    p.add_argument("checkpoint", help="a file or folder; its format is found by content; demo: our own")
     p.add_argument("-o", "--output", required=True, metavar="PLAN", help="the plan to write, as a rule *.gllm")
     p.add_argument(
         "--target", choices=["cpu", "numpy"], help="what to lower it for (default: cpu where there is a C++ compiler)"
@@ -87,13 +88,27 @@ def _run(p: argparse.ArgumentParser) -> None:
         "Continue a prompt, streaming. The model is a plan, or a checkpoint, which is then compiled once and kept. "
         "Without -p, -f or --ids the prompt is read from standard input."
     )
-    p.add_argument("model", help="a plan or a checkpoint")
+    p.add_argument("model", help="a plan or a checkpoint; demo: our own")
+    _generation(p, 0.0, 256)
+
+
+def _demo(p: argparse.ArgumentParser) -> None:
+    p.description = "A story by the model that comes with graphllm. Takes what run takes; the prompt may be left out."
+    _generation(p, 0.7, 400)
+
+
+def _generation(p: argparse.ArgumentParser, temperature: float, max_tokens: int) -> None:
     prompt = p.add_mutually_exclusive_group()
     prompt.add_argument("-p", "--prompt", metavar="TEXT")
     prompt.add_argument("-f", "--file", metavar="FILE", help="read the prompt from a UTF-8 file, less its last newline")
     prompt.add_argument("--ids", metavar="IDS", help='token ids instead of text, "1 403 407"; ids are printed')
     p.add_argument(
-        "-n", "--max-tokens", type=int, default=256, metavar="N", help="at most N tokens; -1: no limit (default: 256)"
+        "-n",
+        "--max-tokens",
+        type=int,
+        default=max_tokens,
+        metavar="N",
+        help="at most N tokens; -1: no limit (default: %(default)s)",
     )
     p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be given again")
     p.add_argument("--ignore-eos", action="store_true", help="go on past end tokens")
@@ -111,8 +126,10 @@ def _run(p: argparse.ArgumentParser) -> None:
         default="auto",
         help="on numpy, expand 16-bit weights to f32 in memory",
     )
-    s = p.add_argument_group("sampling (greedy unless --temperature is given)")
-    s.add_argument("-t", "--temperature", type=float, default=0.0, metavar="X")
+    s = p.add_argument_group("sampling")
+    s.add_argument(
+        "-t", "--temperature", type=float, default=temperature, metavar="X", help="0: greedy (default: %(default)s)"
+    )
     s.add_argument("--top-k", type=int, default=0, metavar="K")
     s.add_argument("--top-p", type=float, default=1.0, metavar="X")
     s.add_argument("--min-p", type=float, default=0.0, metavar="X")
@@ -127,7 +144,7 @@ def _run(p: argparse.ArgumentParser) -> None:
 
 def _show(p: argparse.ArgumentParser) -> None:
     p.description = "Without options: a summary of one page. A checkpoint is compiled in memory, its weights not read."
-    p.add_argument("model", help="a plan or a checkpoint")
+    p.add_argument("model", help="a plan or a checkpoint; demo: our own")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--stage", choices=["traced", "optimised", "lowered"], help="the IR at this stage")
     what.add_argument(

@@ -22,6 +22,7 @@ _BY_SUFFIX = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".json": "json"}
 
 def run(a: argparse.Namespace) -> int:
     from graphllm.api.inspection import inspect
+    from graphllm.api.source import source_of
     from graphllm.compiler.options import Options
     from graphllm.compiler.targets import BACKENDS, resolve
     from graphllm.frontends.overrides import NO_OVERRIDES
@@ -32,10 +33,10 @@ def run(a: argparse.Namespace) -> int:
             raise GraphLLMError(f"{a.output}: the model itself; expected another name for what is shown of it")
     choices: dict[str, Any] = compile_choices(a) | {"target": resolve(a.source or None)[0]}
     if choices["kv_dtype"] is None:
-        choices["kv_dtype"] = BACKENDS[choices["target"]].kv_dtype if not is_plan(Path(a.model)) else "f32"
+        choices["kv_dtype"] = BACKENDS[choices["target"]].kv_dtype if not is_plan(source_of(a.model)) else "f32"
     del choices["tokenizer"]  # nothing shown depends on it
     choices["overrides"] = choices["overrides"] or NO_OVERRIDES
-    write_text(a.output, _shown(inspect(Path(a.model), Options(**choices)), a))
+    write_text(a.output, _shown(inspect(source_of(a.model), Options(**choices)), a))
     return 0
 
 
