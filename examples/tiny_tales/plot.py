@@ -5,7 +5,7 @@ and then paragraphs, one a beat. Each line of a beat is one way to tell it; a be
 left out. In a line, ``[big|huge]`` is a choice and ``{...}`` speaks of the story's state:
 
     {hero} {he} {him} {his} {himself}      the hero's name and pronouns; {friend.he} those of another role
-    {a hero} {who hero}                    a little fox named Pip · a little fox
+    {a hero} {who hero} {one hero}         a little fox named Pip · a little fox · a fox
     {full hero} {kind hero}                Pip the fox · fox
     {thing} {a thing} {full thing}         kite · a red kite · red kite
     {place} {in place}                     the park · in the park
@@ -196,7 +196,9 @@ def _named(c: Character, form: str) -> str:
             return c.name if c.species == "child" else f"{c.name} the {c.kind}"
         case "who":
             return with_article(f"{c.trait} {c.kind}")
+        case "one":
+            return with_article(c.kind)
         case "kind":
             return c.kind
         case _:
-            raise ValueError(f"form {form!r}; expected a, who, full or kind")
+            raise ValueError(f"form {form!r}; expected a, who, one, full or kind")
