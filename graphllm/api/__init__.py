@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from graphllm.frontends.overrides import Overrides
     from graphllm.ir.core import Module
     from graphllm.ir.types import DType
+    from graphllm.passes.quantize_int8 import Mode, Quantization
     from graphllm.runtime.device import Device
 
 Say: TypeAlias = Callable[[str], None]  # one line for the user, about something done on their behalf
@@ -47,6 +48,7 @@ def compile(
     slots: int = 1,
     kv_dtype: DType | None = None,
     dtype: DType | None = None,
+    quantize: Quantization | Mode | None = None,
     overrides: Overrides | None = None,
     target: TargetName | None = None,
     dump_ir: PathLike | None = None,
@@ -62,6 +64,8 @@ def compile(
         slots: sequences held at once.
         kv_dtype: f32 or f16, what the KV cache stores; None = f16 for cpu, f32 for numpy.
         dtype: f32, f16 or bf16, what matrices are stored in; None keeps the checkpoint's. Arithmetic is f32.
+        quantize: ``int8`` rounds matrices to int8 groups of 64, ``int8-dynamic`` activations too, as they are
+            multiplied; a ``Quantization`` says more. ``dtype`` is then that of the matrices that are kept.
         overrides: norm eps, RoPE and the like where the checkpoint does not say (``frontends.overrides``).
         target: ``cpu`` (native code) or ``numpy``; None = cpu where there is a C++ compiler. A plan runs on either.
         dump_ir: a folder for the IR after every pass.
@@ -75,7 +79,7 @@ def compile(
         GraphLLMError: the base of these; by itself, an option out of range or a cache that cannot be used.
         All in one line; whatever ends it, no part of a plan is left behind and an older one stays as it was.
     """
-    options = _options(context, slots, kv_dtype, dtype, overrides, target)
+    options = _options(context, slots, kv_dtype, dtype, quantize, overrides, target)
     source, vocabulary = source_of(path), Path(tokenizer) if tokenizer is not None else None
     place = Path(out) if out is not None else None
     dump = Path(dump_ir) if dump_ir is not None else None
@@ -90,6 +94,7 @@ def load(
     slots: int = 0,
     kv_dtype: DType | None = None,
     dtype: DType | None = None,
+    quantize: Quantization | Mode | None = None,
     overrides: Overrides | None = None,
     device: TargetName | None = None,
     threads: int = 0,
@@ -106,7 +111,7 @@ def load(
         context, slots: as for ``compile``; 0 keeps a plan's own. Another value lowers the plan again, in memory, and so
             does a plan that was made for another device or by another version of graphllm.
         kv_dtype: as for ``compile``; None keeps a plan's own.
-        dtype, overrides: as for ``compile``, and only for a checkpoint: a plan's weights are what they are.
+        dtype, quantize, overrides: as for ``compile``, and only for a checkpoint: a plan's weights are what they are.
         device: ``cpu`` or ``numpy``; None = cpu where native code can be had, and it is built once and kept.
         threads: how many compute on cpu; 0 = one for each physical core. No result depends on it.
         expand: on numpy, whether 16-bit weights are expanded to f32 once (``always``, int8 groups too), converted as
@@ -130,11 +135,11 @@ def load(
     source, (chosen, why) = source_of(path), resolve(device)
     checkpoint = not is_plan(source)
     if checkpoint:
-        options = _options(context, slots or 1, kv_dtype, dtype, overrides, chosen)
+        options = _options(context, slots or 1, kv_dtype, dtype, quantize, overrides, chosen)
         source, tokenizer, verify = _plan_of(source, tokenizer, options, verify, progress), None, "none"
         context, slots, kv_dtype = 0, 0, None  # the plan has them
-    elif dtype is not None or (overrides is not None and overrides.given()):
-        raise RunError(f"{source}: a plan; dtype and overrides are for checkpoints, compile that again with them")
+    elif dtype is not None or quantize is not None or (overrides is not None and overrides.given()):
+        raise RunError(f"{source}: a plan; dtype, quantize and overrides are for checkpoints, compile that with them")
     file = PlanFile.open(source, verify=verify)
     link = _Link(file, context, slots, kv_dtype, expand, threads, tokenizer, say)
     try:
@@ -264,17 +269,19 @@ def _options(
     slots: int,
     kv_dtype: DType | None,
     dtype: DType | None,
+    quantize: Quantization | Mode | None,
     overrides: Overrides | None,
     target: TargetName | None,
 ) -> Options:
     from graphllm.compiler.options import Options
     from graphllm.compiler.targets import BACKENDS, resolve
     from graphllm.frontends.overrides import NO_OVERRIDES
+    from graphllm.passes.quantize_int8 import Quantization
 
     chosen, _ = resolve(target)
-    return Options(
-        context, slots, kv_dtype or BACKENDS[chosen].kv_dtype, dtype, overrides or NO_OVERRIDES, target=chosen
-    )
+    how = Quantization(quantize) if isinstance(quantize, str) else quantize
+    cache = kv_dtype or BACKENDS[chosen].kv_dtype
+    return Options(context, slots, cache, dtype, how, overrides or NO_OVERRIDES, chosen)
 
 
 __all__ = ["Answer", "Completion", "GraphLLMError", "Model", "Plan", "Stage", "compile", "load", "source_of"]

@@ -73,6 +73,7 @@ def _model_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--dtype", choices=["f32", "f16", "bf16"], help="what matrices are stored in (default: the checkpoint's)"
     )
+    _quantization(p)
     meaning = p.add_argument_group("what a flat checkpoint does not say")
     meaning.add_argument(
         "--preset", choices=["llama2", "kuiper-llama3", "kuiper-qwen2"], help="a known set of the below"
@@ -81,6 +82,35 @@ def _model_options(p: argparse.ArgumentParser) -> None:
     meaning.add_argument("--rope-theta", type=float, metavar="X")
     meaning.add_argument("--rope-pairing", choices=["interleaved", "half"])
     meaning.add_argument("--model-context", type=_whole, metavar="S", help="the longest position the model claims")
+
+
+def _quantization(p: argparse.ArgumentParser) -> None:
+    q = p.add_argument_group("int8")
+    q.add_argument(
+        "--quantize",
+        choices=["int8", "int8-dynamic"],
+        help="round matrices to int8 groups; int8-dynamic: activations too, as they are multiplied",
+    )
+    q.add_argument("--group", type=_group, metavar="G", help="elements of a row under one scale (default: 64), or row")
+    q.add_argument("--scales", choices=["f16", "f32"], help="what scales are stored in (default: f16)")
+    q.add_argument(
+        "--keep",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave tensors of that name as they are: a part of it, * for anything; may be given again",
+    )
+
+
+def _group(text: str) -> int:
+    """A size of groups; 0 stands for whole rows."""
+    value = 0 if text == "row" else int(text)
+    if value < 0 or text == "0":
+        raise argparse.ArgumentTypeError(f"{text}; expected 1 or more, or row")
+    return value
+
+
+_group.__name__ = "size of groups"
 
 
 def _run(p: argparse.ArgumentParser) -> None:
@@ -166,6 +196,7 @@ def _opt(p: argparse.ArgumentParser) -> None:
     p.add_argument("--passes", default="", metavar="A,B", help="passes to run, in this order")
     p.add_argument("--target", choices=["cpu", "numpy"], default="numpy", help="whose templates (default: numpy)")
     p.add_argument("--dtype", choices=["f32", "f16", "bf16"], default="bf16", help="for the pass cast (default: bf16)")
+    _quantization(p)
     p.add_argument("--verify", action="store_true", help="check the input's rules too, and say on stderr that all held")
     p.add_argument("--time", action="store_true", help="what each pass did and how long it took, on stderr")
     p.add_argument("--list", action="store_true", help="list the passes and what each does")

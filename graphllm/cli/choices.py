@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from graphllm.frontends.overrides import Overrides
+    from graphllm.passes.quantize_int8 import Quantization
 
 
 def compile_choices(a: argparse.Namespace) -> dict[str, Any]:
@@ -22,8 +23,23 @@ def load_choices(a: argparse.Namespace) -> dict[str, Any]:
         "slots": a.slots,
         "kv_dtype": a.kv,
         "dtype": a.dtype,
+        "quantize": quantization(a),
         "overrides": _overrides(a),
     }
+
+
+def quantization(a: argparse.Namespace) -> Quantization | None:
+    """What ``--quantize`` and its like ask for. Raises GraphLLMError for those that say how, without it."""
+    given: dict[str, Any] = {"group": a.group, "scale": a.scales, "keep": tuple(a.keep) or None}
+    if a.quantize is None:
+        if asked := [name for name, value in given.items() if value is not None]:
+            from graphllm.errors import GraphLLMError
+
+            raise GraphLLMError(f"--{'scales' if asked[0] == 'scale' else asked[0]}: expected --quantize with it")
+        return None
+    from graphllm.passes.quantize_int8 import Quantization
+
+    return Quantization(a.quantize, **{name: value for name, value in given.items() if value is not None})
 
 
 def _overrides(a: argparse.Namespace) -> Overrides | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
+from graphllm.cli.choices import quantization
 from graphllm.cli.input import read_text
 from graphllm.cli.output import write_text
 from graphllm.cli.terminal import say
@@ -20,7 +21,8 @@ def run(a: argparse.Namespace) -> int:
     from graphllm.passes.manager import run_passes
     from graphllm.passes.pipeline import by_name
 
-    known = by_name(BACKENDS[a.target].target, a.dtype)
+    a.quantize = "int8-dynamic"  # so that the passes of either mode are known
+    known = by_name(BACKENDS[a.target].target, a.dtype, quantization(a))
     if a.list:
         for name in known:
             first = import_module(f"graphllm.passes.{name.replace('-', '_')}").__doc__ or ""

@@ -55,7 +55,7 @@ def compile_checkpoint(path: Path, options: Options, dump: Path | None = None) -
     steps = options.steps(checkpoint.config.context)
     traced = trace(checkpoint.config, weights_of(checkpoint), checkpoint.group, steps)
     target = BACKENDS[options.target].target
-    optimised, lowered, reports = lower(traced, portable(options.dtype), lowering(target), dump)
+    optimised, lowered, reports = lower(traced, portable(options.dtype, options.quantize), lowering(target), dump)
     return Compiled(checkpoint, steps, traced, optimised, lowered, reports, seen)
 
 

@@ -111,10 +111,12 @@ def link_numpy(plan: PlanFile, module: Module, expand: Expand) -> NumpyDevice:
     check_weights(plan, module)
     check_memory(module)
     tiled, storage = _tiled(module, expand)
+    matrices = [(op, op.operands[0]) for op in _conversions(module) if op.operands[0].name in tiled]
+    matrices += [(op, op.operands[2]) for f in module.functions.values() for op in f.walk() if op.name == "linear_int8"]
     rooms = [
-        tile_rows(op.result.type.shape, int(str(op.attrs.get("group", 0)))) * op.result.type.shape[1]
-        for op in _conversions(module)
-        if op.operands[0].name in tiled
+        tile_rows(w.type.shape, int(str(op.attrs.get("group", 0)))) * w.type.shape[1]
+        for op, w in matrices
+        if len(w.type.shape) == 2
     ]
     return NumpyDevice(
         module,

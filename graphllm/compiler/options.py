@@ -10,9 +10,11 @@ from graphllm.errors import GraphLLMError
 from graphllm.frontends.overrides import NO_OVERRIDES, Overrides
 from graphllm.frontends.trace import Steps
 from graphllm.ir.types import DType
+from graphllm.passes.quantize_int8 import Mode, Quantization
 from graphllm.runtime.interface import MAX_CONTEXT, MAX_SLOTS
 
 DEFAULT_CONTEXT = 4096
+MAX_GROUP = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Options:
         slots: sequences it holds at once.
         kv_dtype: f32 or f16, what it stores.
         dtype: what matrices are stored in (f32, f16, bf16); None keeps the checkpoint's.
+        quantize: how matrices are rounded to int8, None to leave them floats. ``dtype`` is then that of kept ones.
         overrides: what the checkpoint does not say, or says wrong.
         target: what the plan is lowered for; it runs on others too.
     """
@@ -32,6 +35,7 @@ class Options:
     slots: int = 1
     kv_dtype: DType = "f32"
     dtype: DType | None = None
+    quantize: Quantization | None = None
     overrides: Overrides = NO_OVERRIDES
     target: TargetName = "numpy"
 
@@ -48,6 +52,8 @@ class Options:
             raise GraphLLMError(f"kv dtype: {self.kv_dtype!r}; expected f32 or f16")
         if self.dtype not in (None, "f32", "f16", "bf16"):
             raise GraphLLMError(f"dtype: {self.dtype!r}; expected f32, f16 or bf16, or none to keep the checkpoint's")
+        if self.quantize is not None:
+            check_quantization(self.quantize, "quantize")
 
     def steps(self, model_context: int) -> Steps:
         """What to trace for a model of that context. More than the model's own is allowed where asked for."""
@@ -56,6 +62,18 @@ class Options:
     def as_json(self) -> dict[str, Any]:
         """For the plan's record and for cache keys."""
         return asdict(self)
+
+
+def check_quantization(how: Quantization, where: str) -> None:
+    """Raise GraphLLMError unless every field is in its range."""
+    if how.mode not in get_args(Mode):
+        raise GraphLLMError(f"{where}: mode {how.mode!r}; expected {' or '.join(get_args(Mode))}")
+    if not _within(how.group, 0, MAX_GROUP):
+        raise GraphLLMError(f"{where}: group {how.group!r}; expected 1 to {MAX_GROUP} elements, or 0 for a whole row")
+    if how.scale not in ("f16", "f32"):
+        raise GraphLLMError(f"{where}: scale {how.scale!r}; expected f16 or f32")
+    if any(not pattern for pattern in how.keep):
+        raise GraphLLMError(f"{where}: keep: an empty pattern; expected a part of a tensor's name, as lm_head")
 
 
 def _within(value: object, low: int, high: int) -> bool:

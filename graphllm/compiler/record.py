@@ -12,11 +12,13 @@ from dataclasses import MISSING, fields, replace
 from functools import cache
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
-from graphllm.errors import PlanError
+from graphllm.compiler.options import check_quantization
+from graphllm.errors import GraphLLMError, PlanError
 from graphllm.frontends.config import ModelConfig, RopeScaling
 from graphllm.frontends.sizes import check_sizes
 from graphllm.frontends.trace import Steps
 from graphllm.ir.types import DType
+from graphllm.passes.quantize_int8 import Quantization
 from graphllm.plan.plan_file import PlanFile
 from graphllm.runtime.interface import MAX_CONTEXT, MAX_SLOTS
 
@@ -72,6 +74,20 @@ def dtype_of(plan: PlanFile) -> DType | None:
             raise PlanError(f"{where}; expected f32, f16, bf16 or null, got {_shown(other)}")
 
 
+def quantization_of(plan: PlanFile) -> Quantization | None:
+    """How its matrices were rounded to int8, None where they were not."""
+    record = _document(plan, "options").get("quantize")
+    if record is None:
+        return None
+    where = f"{plan.path}: its record of options: quantize"
+    how: Quantization = _read(Quantization, record, where)
+    try:
+        check_quantization(how, where)
+    except GraphLLMError as error:
+        raise PlanError(str(error)) from None
+    return how
+
+
 def _document(plan: PlanFile, name: str) -> Mapping[str, Any]:
     document = plan.documents.get(name)
     if document is None:
@@ -111,7 +127,7 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
         return value
     if get_origin(kind) is tuple and isinstance(value, list):
         items = cast("list[object]", value)
-        if all(type(item) is int for item in items):
+        if all(type(item) is get_args(kind)[0] for item in items):
             return tuple(items)
     raise PlanError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {_shown(cast(object, value))}")
 

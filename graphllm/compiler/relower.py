@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from graphllm.compiler.compile import lower
 from graphllm.compiler.link import check_weights, module_of
-from graphllm.compiler.record import config_of, dtype_of, group_of, steps_of
+from graphllm.compiler.record import config_of, dtype_of, group_of, quantization_of, steps_of
 from graphllm.compiler.targets import BACKENDS, TargetName
 from graphllm.errors import GraphLLMError, PlanError
 from graphllm.frontends.sizes import tensor_shapes
@@ -41,7 +41,8 @@ def traced(plan: PlanFile, steps: Steps | None = None) -> Module:
 
 def relowered(plan: PlanFile, steps: Steps, target: TargetName) -> Module:
     """The lowered module for other step sizes, from the start. Raises like ``traced``."""
-    _, lowered, _ = lower(traced(plan, steps), portable(dtype_of(plan)), lowering(BACKENDS[target].target))
+    passes = portable(dtype_of(plan), quantization_of(plan))
+    _, lowered, _ = lower(traced(plan, steps), passes, lowering(BACKENDS[target].target))
     check_weights(plan, lowered)
     return lowered
 

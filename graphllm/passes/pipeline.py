@@ -15,18 +15,29 @@ from graphllm.passes.interleave_rope import interleave_rope
 from graphllm.passes.manager import Pass
 from graphllm.passes.merge_linears import merge_linears
 from graphllm.passes.plan_memory import plan_memory
+from graphllm.passes.quantize_int8 import Quantization, quantize_int8
+from graphllm.passes.quantize_rows import quantize_rows
 from graphllm.passes.schedule import schedule
 from graphllm.passes.sink_conversions import sink_conversions
 
 
-def portable(dtype: DType | None = None) -> tuple[Pass, ...]:
-    """What is done for every target. ``dtype`` is what matrices are stored in, None to keep the checkpoint's."""
+def portable(dtype: DType | None = None, quantization: Quantization | None = None) -> tuple[Pass, ...]:
+    """What is done for every target.
+
+    Args:
+        dtype: what matrices are stored in, None to keep the checkpoint's.
+        quantization: how they are rounded to int8, if at all; ``dtype`` is then that of those that are kept.
+    """
+    dynamic = quantization is not None and quantization.mode == "int8-dynamic"
     return (
         Pass("interleave-rope", interleave_rope),  # first: its patterns want each projection by itself
         Pass("merge-linears", merge_linears),
         Pass("sink-conversions", sink_conversions),  # after the two that move rows, before they are folded
         Pass("fold", fold),
-        *((Pass("cast", partial(cast, dtype=dtype)),) if dtype is not None else ()),  # rounds what fold has stacked
+        # what fold has stacked is rounded once, from what the checkpoint holds
+        *((Pass("quantize-int8", partial(quantize_int8, how=quantization)),) if quantization is not None else ()),
+        *((Pass("quantize-rows", quantize_rows),) if dynamic else ()),
+        *((Pass("cast", partial(cast, dtype=dtype)),) if dtype is not None else ()),
         Pass("cse", cse),
         Pass("dce", dce),  # last: the passes above leave unread weights and operations behind
     )
@@ -41,6 +52,6 @@ def lowering(target: Target) -> tuple[Pass, ...]:
     )
 
 
-def by_name(target: Target, dtype: DType | None = None) -> dict[str, Pass]:
-    """Every pass under the name people call it by; ``cast`` only where a dtype is given."""
-    return {p.name: p for p in (*portable(dtype), *lowering(target))}
+def by_name(target: Target, dtype: DType | None = None, quantization: Quantization | None = None) -> dict[str, Pass]:
+    """Every pass under the name people call it by; ``cast`` and those of int8 only where they are asked for."""
+    return {p.name: p for p in (*portable(dtype, quantization), *lowering(target))}

@@ -64,6 +64,13 @@ CPU: Final = Target(
             after=frozenset({"add", "split", "reshape", "rmsnorm", "rope", "kv_write", "silu", "mul"}),
             fits=fits_product,
         ),
+        Template(
+            "linear",
+            anchor="linear_int8",
+            before=frozenset({"rmsnorm", "take_rows", "cast", "quantize_rows"}),
+            after=frozenset({"add", "split", "reshape", "rmsnorm", "rope", "kv_write", "silu", "mul"}),
+            fits=fits_product,
+        ),
         Template("attention", anchor="attention", before=frozenset(), after=frozenset({"reshape"})),
         Template("embed", anchor="dequantize", before=frozenset({"embed"}), after=frozenset(), fits=fits_gather),
         Template(

@@ -29,6 +29,7 @@ class KernelText:
     bind: list[str] = field(default_factory=list[str])
     run: list[str] = field(default_factory=list[str])
     views: int = 0
+    tile: str = ""  # where weights are widened, tile by tile: a flat f32 array
     following: Operation | None = None  # the operation after the one being written
     silu: Operation | None = None  # one that waits for its product
     parts: dict[int, int] = field(default_factory=dict[int, int])  # id(value) -> id of the view that made it
@@ -75,7 +76,7 @@ def held_shape(value: Value) -> tuple[int, ...]:
 
 def reads_whole(op: Operation, operand: int) -> bool:
     """Whether the code wants an operand under its full shape: matrices and caches, whose leading 1 counts."""
-    return operand in {"linear": (1,), "embed": (1,), "kv_write": (0,), "attention": (1, 2)}.get(op.name, ())
+    return operand in _WHOLE.get(op.name, ())
 
 
 def emit(op: Operation, text: KernelText) -> None:
@@ -124,6 +125,20 @@ def _linear(op: Operation, t: KernelText) -> None:
     else:
         turned = t.let(f"{t.of(w)}.T")
         t.run.append(f"matmul({xs}, {turned}, out={y})")  # [T,K] @ [K,N]
+
+
+def _quantize_rows(op: Operation, t: KernelText) -> None:
+    q, scale = op.results
+    t.run.append(f"quantize_rows({t.of(op.operands[0])}, {op.attrs['group']}, {t.of(q)}, {t.of(scale)})")
+
+
+def _linear_int8(op: Operation, t: KernelText) -> None:
+    """Both sides widened: NumPy has no product of integers that is as fast as one of floats."""
+    q, scale, w, w_scale = map(t.of, op.operands)
+    group = op.attrs["group"]
+    x = t.let(scratch_as(t.scratch[id(op)], held_shape(op.operands[0])))
+    run = t.let(f"bind_tiled_linear({x}, {t.of(op.result)}, {w}, {t.tile}, {w_scale}, {group})")
+    t.run += [f"scale_groups({q}, {scale}, {group}, {x})", f"{run}()"]
 
 
 def _add(op: Operation, t: KernelText) -> None:
@@ -280,7 +295,9 @@ _WRITERS: Final[dict[str, Callable[[Operation, KernelText], None]]] = {
     "embed": _embed,
     "kv_write": _kv_write,
     "linear": _linear,
+    "linear_int8": _linear_int8,
     "mul": _mul,
+    "quantize_rows": _quantize_rows,
     "reshape": _view,
     "rmsnorm": _rmsnorm,
     "rope": _rope,
@@ -289,4 +306,7 @@ _WRITERS: Final[dict[str, Callable[[Operation, KernelText], None]]] = {
     "split": _view,
     "take_rows": _take_rows,
 }
-_READS_NARROW: Final = frozenset({"attention", "cast", "dequantize", "embed", "kv_write", "reshape", "split"})
+_WHOLE: Final = {"linear": (1,), "linear_int8": (2, 3), "embed": (1,), "kv_write": (0,), "attention": (1, 2)}
+_READS_NARROW: Final = frozenset(
+    {"attention", "cast", "dequantize", "embed", "kv_write", "linear_int8", "reshape", "split"}
+)

@@ -30,7 +30,7 @@ from numpy import negative, sin, take, uint16, vecdot
 from numpy import sqrt as square_root
 
 from graphllm.codegen.kernels.numpy.attention import bind_block, bind_row, bind_rows
-from graphllm.codegen.kernels.numpy.convert import bind_tiled_linear, scale_groups, widen
+from graphllm.codegen.kernels.numpy.convert import bind_tiled_linear, quantize_rows, scale_groups, widen
 from graphllm.codegen.kernels.numpy.swiglu import bind_swiglu
 '''
 
@@ -154,6 +154,8 @@ def _call(out: _Module, function: Function, kernel: Operation, count: int, array
         if op.scratch is not None:
             text.scratch[id(op)] = parameter("scratch", f"arena({op.scratch[0]}, float32, ({op.scratch[1] // 4},))")
         text.tiled = tiled
+        if op.name == "linear_int8":
+            text.tile = parameter("tile", "weight.tile")
         text.following = inner[at + 1] if at + 1 < len(inner) else None
         emit(op, text)
     ir = print_operation(kernel, indent="")

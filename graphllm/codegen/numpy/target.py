@@ -13,7 +13,7 @@ F32: Final = 4  # bytes
 
 
 def scratch_bytes(op: Operation) -> int:
-    """Working memory of an operation: sums of squares of many rows, angles, the scores of attention."""
+    """Working memory of an operation: sums of squares of many rows, angles, scores of attention, widened rows."""
     shape = op.results[0].type.shape
     match op.name:
         case "rmsnorm" if prod(shape[:-1]) > 1:
@@ -23,6 +23,8 @@ def scratch_bytes(op: Operation) -> int:
         case "attention":
             cache = op.operands[1].type
             return F32 * scratch_floats(shape, cache.shape, cache.dtype != "f32")
+        case "linear_int8":  # its activations, widened
+            return F32 * op.operands[0].type.numel
         case _:
             return 0
 
@@ -39,6 +41,12 @@ NUMPY: Final = Target(
             "linear",
             anchor="linear",
             before=frozenset({"rmsnorm", "take_rows", "cast", "dequantize"}),
+            after=frozenset({"add", "split", "reshape", "rmsnorm", "rope", "kv_write", "silu", "mul"}),
+        ),
+        Template(
+            "linear",
+            anchor="linear_int8",
+            before=frozenset({"rmsnorm", "take_rows", "quantize_rows"}),
             after=frozenset({"add", "split", "reshape", "rmsnorm", "rope", "kv_write", "silu", "mul"}),
         ),
         Template("attention", anchor="attention", before=frozenset(), after=frozenset({"reshape"})),

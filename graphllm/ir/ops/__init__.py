@@ -1,7 +1,8 @@
 """The op table. Importing this package enters every operation; each is its NumPy reference, see ``ir.opdef``."""
 
 from graphllm.ir.ops.dense import add, embed, linear, mul, rmsnorm, silu
-from graphllm.ir.ops.precision import cast, dequantize
+from graphllm.ir.ops.int8 import dequantize, group_scales, linear_int8, quantize_groups, quantize_rows
+from graphllm.ir.ops.precision import cast
 from graphllm.ir.ops.sequence import attention, kv_write, rope, rope_frequencies, rotation
 from graphllm.ir.ops.shape import concat, interleave, reshape, split, take_rows
 
@@ -12,10 +13,14 @@ __all__ = [
     "concat",
     "dequantize",
     "embed",
+    "group_scales",
     "interleave",
     "kv_write",
     "linear",
+    "linear_int8",
     "mul",
+    "quantize_groups",
+    "quantize_rows",
     "reshape",
     "rmsnorm",
     "rope",

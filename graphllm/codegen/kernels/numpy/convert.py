@@ -1,4 +1,4 @@
-"""Stored weights as f32, whole or tile by tile: 16-bit floats and int8 groups. Shapes: N rows, K columns."""
+"""Stored weights as f32, whole or tile by tile: 16-bit floats and int8 groups; rows as int8. N rows, K columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import gcd
 from typing import Any
 
 import numpy as np
-from numpy import copyto, dot, left_shift, matmul, multiply
+from numpy import absolute, copyto, divide, dot, left_shift, matmul, maximum, multiply, nan_to_num, rint
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -34,6 +34,28 @@ def scale_groups(q: Array, scale: Array, group: int, out: Array) -> None:
         multiply(grouped, scale[..., : whole // group, None], out=grouped)
     if whole < k:
         multiply(out[..., whole:], scale[..., -1:], out=out[..., whole:])
+
+
+def quantize_rows(x: Array, group: int, q: Array, scale: Array) -> None:
+    """f32 ``x`` [..., K] as int8 groups: ``q`` [..., K], ``scale`` [..., ceil(K/group)], the largest magnitude / 127.
+
+    A group with something that is not finite has a scale that is not, and elements of 0.
+    """
+    k = x.shape[-1]
+    rounded = absolute(x)
+    maximum.reduceat(rounded, range(0, k, group), axis=-1, out=scale)
+    divide(scale, 127, out=scale)
+    whole = k - k % group
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if whole:
+            shape = (*x.shape[:-1], whole // group, group)
+            source, to = (a[..., :whole].reshape(shape, copy=False) for a in (x, rounded))
+            divide(source, scale[..., : whole // group, None], out=to)
+        if whole < k:
+            divide(x[..., whole:], scale[..., -1:], out=rounded[..., whole:])
+    rint(rounded, out=rounded)
+    nan_to_num(rounded, copy=False, posinf=0, neginf=0)
+    copyto(q, rounded, casting="unsafe")
 
 
 def rows_of(stored: Array, scale: Array | None, group: int) -> Callable[[int, int, Array], None]:
