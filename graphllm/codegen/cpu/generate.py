@@ -136,7 +136,7 @@ class _Unit:
     def kernel(self, stem: str, text: KernelText, ir: Iterable[str]) -> str:
         """The name of the kernel with this text; equal texts share one."""
         declared = [p.declared for p in text.parameters]
-        declared += ["float* shared"] * (text.shared is not None)
+        declared += ["unsigned char* shared"] * (text.shared is not None)
         self.private.update(text.private)
         key = (", ".join(declared), *text.lines)
         if key not in self.kernels:
@@ -225,7 +225,7 @@ def _call(unit: _Unit, function: Function, op: Operation, text: KernelText) -> _
         return None
     kernel = unit.kernel(stem, text, print_operation(op, indent=""))
     arguments = [argument(p.root, unit.weights, unit.states) for p in text.parameters]
-    arguments += [f"step.at<float>({text.shared[0]})"] if text.shared is not None else []
+    arguments += [f"step.at<unsigned char>({text.shared[0]})"] if text.shared is not None else []
     return _Call(kernel, tuple(arguments), (*_touches(text), *_scratch(text)))
 
 

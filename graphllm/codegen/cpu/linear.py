@@ -58,7 +58,7 @@ class _Writer:
 
     def write(self) -> None:
         p, text = self.p, self.text
-        matrix = self.matrix()
+        matrix, row = self.matrix()
         pieces = p.pieces
         n = p.columns // pieces
         units = -(-n // self.unit)
@@ -69,22 +69,22 @@ class _Writer:
         if any(isinstance(b.end, Cached) for b in p.branches):
             live = "step.live"  # whatever a damaged plan makes its rows of: others have no position
         most = p.anchor.result.type.shape[0]
-        cut = f"{{{pieces}, {n}}}, {self.unit}, {units}, {last}"
+        cut = f"Cut{{{{{pieces}, {n}}}, {self.unit}, {units}, {last}}}"
         if most <= FEW:
             text.line(f"linear_few(step, {matrix}, {live}, {cut}, source, finish);")
-            text.private.append(f"few_bytes({p.depth}, {pieces}, {self.unit})")
+            text.private.append(f"few_bytes({row}, {p.depth}, {pieces}, {self.unit})")
             return
         need, text.shared = scratch_bytes(p.anchor), p.anchor.scratch
         if text.shared is None or text.shared[1] < need:
             what = f"{p.anchor.name} giving {p.anchor.result.ref}"
             raise PlanError(f"{what}: expected {need} bytes of scratch, got {text.shared}")
         text.line(f"linear_many(step, {matrix}, {live}, {cut}, source, finish, shared);")
-        text.private.append(f"many_bytes({p.depth}, {most}, {pieces}, {self.unit})")
+        text.private.append(f"many_bytes({row}, {p.depth}, {most}, {pieces}, {self.unit})")
 
     # The matrix
 
-    def matrix(self) -> str:
-        """The weights' kind with its pointers."""
+    def matrix(self) -> tuple[str, str]:
+        """The variable of the weights, and what a staged row of activations takes, as expressions."""
         p, text = self.p, self.text
         k = p.depth
         if p.anchor.name == "linear_int8" or (p.conversion is not None and p.conversion.name == "dequantize"):
@@ -95,10 +95,12 @@ class _Writer:
             pointers = f"{text.whole(q, 'q')}, {text.whole(scale, 'scale')}"
             kind = f"{kind}<{C_TYPES[scale.type.dtype]}>"
             text.line(f"const {kind} weights{{{pointers}, {k}, {op.attrs['group']}}};")
-            return "weights"
+            sizes = f"{k}, {op.attrs['group']}" if p.conversion is None else str(k)
+            return "weights", f"{kind}::row_bytes({sizes})"
         w = p.conversion.operands[0] if p.conversion is not None else p.anchor.operands[1]
-        text.line(f"const Dense<{C_TYPES[w.type.dtype]}> weights{{{text.whole(w, 'w')}, {k}}};")
-        return "weights"
+        kind = f"Dense<{C_TYPES[w.type.dtype]}>"
+        text.line(f"const {kind} weights{{{text.whole(w, 'w')}, {k}}};")
+        return "weights", f"{kind}::row_bytes({k})"
 
     # Rows of activations
 
@@ -124,14 +126,14 @@ class _Writer:
     # Finished columns
 
     def finish(self) -> None:
-        """A lambda that takes rows t0 … t1 of unit u: ``tile`` holds them, ``unit`` floats apart."""
+        """A lambda that takes rows t0 … t1 of unit u, which ``tile`` holds."""
         p, text = self.p, self.text
         simple = len(p.branches) == 1 and not p.branches[0].of_heads
         with (
-            text.block("const auto finish = [&](float* tile, int u, int count, int t0, int t1)", "};"),
+            text.block("const auto finish = [&](const Tile& tile, int u, int count, int t0, int t1)", "};"),
             text.block("for (int t = t0; t < t1; ++t)"),
         ):
-            text.line(f"float* row = tile + (t - t0) * {self.unit};")
+            text.line("float* row = tile.row(t - t0);")
             if p.pieces == 2:
                 self.swiglu(p.branches[0])
             elif simple:
@@ -143,7 +145,7 @@ class _Writer:
     def swiglu(self, branch: Branch) -> None:
         text, up = self.text, branch.up
         assert up is not None
-        text.line(f"float* other = row + (t1 - t0) * {self.unit};")
+        text.line("float* other = row + tile.piece;")
         text.line(f"const int n = u * {self.unit};")
         gate_first = branch.first == 0
         gate, value = ("row", "other") if gate_first else ("other", "row")

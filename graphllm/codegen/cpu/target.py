@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from graphllm.codegen.cpu.product import product_of
+from graphllm.codegen.cpu.product import PRODUCTS, product_of
 from graphllm.ir.core import Operation, Value, Weight
 from graphllm.ir.target import Target, Template
 
-DEPTH: Final = 256  # of gemm.h: elements of a row that are multiplied at a time
+STACK: Final = 12  # of gemm_tile.h: rows that are arranged together for a blocked product
 FEW: Final = 8  # rows of a step up to which weights are read once, row by row; beyond, a blocked product
 
 
 def scratch_bytes(op: Operation) -> int:
     """Working memory that all threads share: the rows of a product of many, as gemm.h arranges them."""
-    rows, depth = op.operands[0].type.shape if op.name == "linear" else (0, 0)
-    return 4 * rows * -(-depth // DEPTH) * DEPTH if rows > FEW else 0
+    if op.name not in PRODUCTS or op.operands[0].type.shape[0] <= FEW:
+        return 0
+    rows, depth = op.operands[0].type.shape
+    parts = op.operands[1].type.shape[1] + depth // 1024 if op.name == "linear_int8" else 0  # each with scale and start
+    return 4 * -(-rows // STACK) * STACK * (depth + 2 * parts)
 
 
 def converts_weight(op: Operation) -> bool:

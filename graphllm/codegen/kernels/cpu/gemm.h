@@ -1,76 +1,184 @@
-// Products of many rows: weights are widened and packed, a block of K at a time, and read once a call.
+// Products of many rows. Activations are arranged once for all threads, in stacks of STACK rows; weights are packed a
+// depth of K at a time and read once a call. How both sides become cells is said by a ``way``:
+//
+//   cells(), depth()                   of a row; that are packed at a time
+//   stack_bytes()                      what STACK arranged rows take
+//   arrange(x, lane, stack, room)      row ``lane`` of a stack
+//   pack(n0, count, c0, n, to, room)   cells c0 … c0+n of ``count`` weight rows as a panel
+//   tile<R>(stack, r0, c0, n, panel, sums, …)   R rows of a stack times a panel
 #pragma once
 
-#include "weights.h"
+#include "gemm_tile.h"
 
 namespace graphllm {
 
-constexpr int PANEL = 2 * LANES;  // columns of a packed panel
-constexpr int DEPTH = 256;        // elements of K in a panel: with 32 columns it fills 32 kB, a first-level cache
+constexpr int DEPTH = 256;   // cells in a panel: with 32 columns it fills 32 kB, two thirds of a first-level cache
+constexpr int WIDEST = 256;  // columns in hand: their panels fill a quarter of a second-level cache
 
-// panel[k][j] = weight row n0 + j at k0 + k; columns from ``count`` on are 0.
+// A packed panel: cells [n][PANEL], and for integers a scale for each column of each group.
+struct Panel {
+    Cell* cells;
+    float* scales;
+};
+
+constexpr int stacks(int rows) { return (rows + STACK - 1) / STACK; }
+constexpr int panels(int columns) { return (columns + PANEL - 1) / PANEL; }
+
+// f32 times f32: whatever the weights are, they are widened while they are packed.
 template <class W>
-inline void pack(const W& weights, long n0, int count, int k0, int depth, float* panel, float* room) {
-    for (int j = 0; j < PANEL; ++j) {
-        if (j < count) {
-            weights.widened(n0 + j, k0, depth, room);
-            for (int k = 0; k < depth; ++k) panel[k * PANEL + j] = room[k];
-        } else {
-            for (int k = 0; k < depth; ++k) panel[k * PANEL + j] = 0;
-        }
-    }
-}
+struct Floats {
+    W w;
+    static constexpr int ROWS = TALL;
 
-// out[r][0 … 32) += x[r] . panel, for R rows of x, DEPTH floats apart.
-template <int R>
-inline void block(const float* x, int depth, const float* panel, float* out, int ld, int count) {
-    VF sums[R][2];
-    for (int r = 0; r < R; ++r) {
-        sums[r][0] = count >= PANEL ? load(out + r * ld) : load_part(out + r * ld, count < LANES ? count : LANES);
-        sums[r][1] = count >= PANEL   ? load(out + r * ld + LANES)
-                     : count > LANES  ? load_part(out + r * ld + LANES, count - LANES)
-                                      : VF{};
-    }
-    for (int k = 0; k < depth; ++k) {
-        const VF a = load(panel + k * PANEL), b = load(panel + k * PANEL + LANES);
-        for (int r = 0; r < R; ++r) {
-            sums[r][0] += a * x[r * DEPTH + k];
-            sums[r][1] += b * x[r * DEPTH + k];
-        }
-    }
-    for (int r = 0; r < R; ++r) {
-        if (count >= PANEL) {
-            store(out + r * ld, sums[r][0]);
-            store(out + r * ld + LANES, sums[r][1]);
-        } else {
-            store_part(out + r * ld, sums[r][0], count < LANES ? count : LANES);
-            if (count > LANES) store_part(out + r * ld + LANES, sums[r][1], count - LANES);
-        }
-    }
-}
+    int cells() const { return w.k; }
+    int depth() const { return DEPTH; }
+    long stack_bytes() const { return 4L * STACK * w.k; }
 
-// Row t as ``many`` reads it: [k / DEPTH][t][k % DEPTH]. Rows a power of two apart would fall on one set of a cache.
-inline void arrange(const float* x, int k, int t, int rows, float* to) {
-    for (int at = 0; at < k; at += DEPTH)
-        std::memcpy(to + (long(at) * rows + long(t) * DEPTH), x + at, sizeof(float) * (k - at < DEPTH ? k - at : DEPTH));
-}
+    void arrange(const float* x, int lane, unsigned char* stack, unsigned char* room) const {
+        x = w.settled(x, room);
+        Cell* to = reinterpret_cast<Cell*>(stack) + lane;
+        for (int i = 0; i < w.k; ++i) to[long(i) * STACK] = bits_as<Cell>(x[i]);
+    }
 
-// out[t*ld + i] = row t . weight row n0 + i, i < count; x as arranged; ``room`` has DEPTH * (PANEL + 1) floats.
-template <class W>
-inline void many(const W& weights, long n0, int count, const float* x, int rows, float* out, int ld, float* room) {
-    float* panel = room + DEPTH;
-    for (int t = 0; t < rows; ++t) std::memset(out + long(t) * ld, 0, count * sizeof(float));
-    for (int j = 0; j < count; j += PANEL) {
-        const int columns = count - j < PANEL ? count - j : PANEL;
-        for (int k = 0; k < weights.k; k += DEPTH) {
-            const int depth = weights.k - k < DEPTH ? weights.k - k : DEPTH;
-            pack(weights, n0 + j, columns, k, depth, panel, room);
-            const float* at = x + long(k) * rows;
-            int t = 0;
-            for (; t + 6 <= rows; t += 6)
-                block<6>(at + long(t) * DEPTH, depth, panel, out + long(t) * ld + j, ld, columns);
-            for (; t < rows; ++t) block<1>(at + long(t) * DEPTH, depth, panel, out + long(t) * ld + j, ld, columns);
+    void pack(long n0, int count, int c0, int n, Panel to, float* room) const {
+        for (int j = 0; j < count; j += 16) {
+            const int some = count - j < 16 ? count - j : 16;
+            for (int i = 0; i < some; ++i) w.widened(n0 + j + i, c0, n, room + i * DEPTH);
+            turn(room, 4L * DEPTH, some, 4 * n, 0, to.cells + j);
         }
+        blank(count, n, to.cells);
+    }
+
+    template <int R>
+    void tile(const unsigned char* stack, int r0, int c0, int n, Panel panel, NF (&sums)[R][COLUMNS]) const {
+        multiply<DotF32>(reinterpret_cast<const Cell*>(stack) + long(c0) * STACK + r0, panel.cells, n, sums);
+    }
+};
+
+#if defined(GRAPHLLM_DOT_BF16)
+// bf16 times bf16, two at a time.
+struct Halves {
+    Both16 w;
+    static constexpr int ROWS = TALL;
+
+    int cells() const { return (w.k + 1) / 2; }
+    int depth() const { return DEPTH; }
+    long stack_bytes() const { return 4L * STACK * cells(); }
+
+    void arrange(const float* x, int lane, unsigned char* stack, unsigned char*) const {
+        bf16* to = reinterpret_cast<bf16*>(stack) + 2 * lane;
+        for (int i = 0; i < w.k; ++i) from_float(x[i], to[long(i / 2) * 2 * STACK + i % 2]);
+        if (w.k % 2) to[long(w.k / 2) * 2 * STACK + 1] = bf16{0};
+    }
+
+    void pack(long n0, int count, int c0, int n, Panel to, float*) const {
+        const int bytes = 2 * (w.k - 2 * c0 < 2 * n ? w.k - 2 * c0 : 2 * n);
+        for (int j = 0; j < count; j += 16)
+            turn(w.w + (n0 + j) * w.k + 2 * c0, 2L * w.k, count - j < 16 ? count - j : 16, bytes, 0, to.cells + j);
+        blank(count, n, to.cells);
+    }
+
+    template <int R>
+    void tile(const unsigned char* stack, int r0, int c0, int n, Panel panel, NF (&sums)[R][COLUMNS]) const {
+        multiply<DotBf16>(reinterpret_cast<const Cell*>(stack) + long(c0) * STACK + r0, panel.cells, n, sums);
+    }
+};
+#endif
+
+#if defined(GRAPHLLM_DOT_INT8)
+// int8 times int8, four at a time. Sums of a group, or of a thousand elements of a longer one, are scaled and added up
+// as floats.
+template <class S>
+struct Integers {
+    Dynamic<S> w;
+    static constexpr int ROWS = SHORT;
+
+    // Whether groups are whole cells and fit a panel's depth.
+    bool able() const {
+        const bool one = w.group >= w.k, fits = w.group <= 4 * DEPTH || w.group % (4 * DEPTH) == 0;
+        return w.group % 4 == 0 ? one || fits : one;
+    }
+    int part() const {  // cells of a sum
+        return w.group > 4 * DEPTH ? DEPTH : (w.group + 3) / 4;
+    }
+    int parts() const { return (cells() + part() - 1) / part(); }
+    int group(int part_number) const { return int(4L * part_number * part() / w.group); }
+
+    int cells() const { return (w.k + 3) / 4; }
+    int depth() const { return DEPTH / part() * part(); }
+    long stack_bytes() const { return 4L * STACK * (cells() + 2L * parts()); }
+
+    // A stack: cells, then a scale for each part, then what its sums start with.
+    void arrange(const float* x, int lane, unsigned char* stack, unsigned char* room) const {
+        w.stage(x, room);
+        const Rounded row = w.rounded(room);
+        std::memset(row.q + w.k, 0, up(w.k, 64) - w.k);
+        Cell* to = reinterpret_cast<Cell*>(stack) + lane;
+        for (int c = 0; c < cells(); ++c) to[long(c) * STACK] = read<Cell>(row.q + 4L * c);
+        Cell *scales = to + long(cells()) * STACK, *starts = scales + long(parts()) * STACK;
+        for (int p = 0; p < parts(); ++p) {
+            int32_t total = 0;
+            for (int i = 4 * p * part(); i < 4 * (p + 1) * part() && i < w.k; ++i) total += row.q[i];
+            scales[long(p) * STACK] = bits_as<Cell>(row.scale[group(p)]);
+            starts[long(p) * STACK] = bits_as<Cell>(DotInt8::FLIP ? -128 * total : 0);
+        }
+    }
+
+    void pack(long n0, int count, int c0, int n, Panel to, float*) const {
+        const int bytes = w.k - 4 * c0 < 4 * n ? w.k - 4 * c0 : 4 * n, groups = Dynamic<S>::groups(w.k, w.group);
+        for (int j = 0; j < count; j += 16) {
+            const int some = count - j < 16 ? count - j : 16;
+            turn(w.q + (n0 + j) * w.k + 4 * c0, w.k, some, bytes, DotInt8::FLIP, to.cells + j);
+        }
+        blank(count, n, to.cells);
+        for (int p = 0; p * part() < n; ++p)
+            for (int j = 0; j < PANEL; ++j)
+                to.scales[p * PANEL + j] = j < count ? to_float(w.scale[(n0 + j) * groups + group(c0 / part() + p)]) : 0;
+    }
+
+    template <int R>
+    void tile(const unsigned char* stack, int r0, int c0, int n, Panel panel, NF (&sums)[R][COLUMNS]) const {
+        const Cell* x = reinterpret_cast<const Cell*>(stack) + r0;
+        const Cell *scales = x + (cells() + long(c0 / part())) * STACK, *starts = scales + long(parts()) * STACK;
+        for (int c = 0, p = 0; c < n; c += part(), ++p) {
+            NI whole[R][COLUMNS];
+            for (int r = 0; r < R; ++r)
+                for (int v = 0; v < COLUMNS; ++v) whole[r][v] = NI{} + read<int32_t>(starts + p * STACK + r);
+            const int m = n - c < part() ? n - c : part();
+            multiply<DotInt8>(x + long(c0 + c) * STACK, panel.cells + long(c) * PANEL, m, whole);
+            for (int v = 0; v < COLUMNS; ++v) {
+                const NF column = read<NF>(panel.scales + p * PANEL + v * LANE);
+                for (int r = 0; r < R; ++r)
+                    sums[r][v] += __builtin_convertvector(whole[r][v], NF) * column * read<float>(scales + p * STACK + r);
+            }
+        }
+    }
+};
+#endif
+
+// Bytes of a thread's own: panels in hand, with scales, and rows to be turned.
+constexpr long panel_bytes(int columns) { return 4L * DEPTH * (2L * PANEL * panels(columns) + 16); }
+
+// out[t*ld + i] = row t . weight row n0 + i for i < count; ``x`` are stacks as arranged.
+template <class Way>
+inline void many(const Way& way, const unsigned char* x, long n0, int count, int rows, float* out, long ld,
+                 unsigned char* room) {
+    Cell* cells = reinterpret_cast<Cell*>(room);
+    float* scales = reinterpret_cast<float*>(cells + long(panels(count)) * DEPTH * PANEL);
+    float* turned = scales + long(panels(count)) * DEPTH * PANEL;
+    const auto panel = [&](int p) { return Panel{cells + long(p) * DEPTH * PANEL, scales + long(p) * DEPTH * PANEL}; };
+    for (int c0 = 0; c0 < way.cells(); c0 += way.depth()) {
+        const int n = way.cells() - c0 < way.depth() ? way.cells() - c0 : way.depth();
+        for (int p = 0; p < panels(count); ++p)
+            way.pack(n0 + p * PANEL, count - p * PANEL < PANEL ? count - p * PANEL : PANEL, c0, n, panel(p), turned);
+        for (int b = 0; b < stacks(rows); ++b)
+            for (int p = 0; p < panels(count); ++p)
+                for (int r = 0; r < STACK && b * STACK + r < rows; r += Way::ROWS) {
+                    const int t = b * STACK + r, columns = count - p * PANEL < PANEL ? count - p * PANEL : PANEL;
+                    NF sums[Way::ROWS][COLUMNS] = {};
+                    way.template tile<Way::ROWS>(x + b * way.stack_bytes(), r, c0, n, panel(p), sums);
+                    leave(sums, out + t * ld + p * PANEL, ld, rows - t, columns, c0 == 0);
+                }
     }
 }
 

@@ -1,8 +1,8 @@
 // The driver of a matrix product with what comes before and after it. Rows of weights are cut into units; each thread
 // computes its units for all rows and hands every finished tile to ``finish`` while it is still in cache.
 //
-//   source(t, room) -> const float*            activation row t, where it lies or computed into ``room`` [K]
-//   finish(tile, u, count, t0, t1)             rows t0 … t1 of unit u: piece p of row t at tile + (p*(t1-t0) + t-t0) * unit
+//   source(t, room) -> const float*   activation row t, where it lies or computed into ``room`` [K]
+//   finish(tile, u, count, t0, t1)    rows t0 … t1 of unit u, of ``count`` columns
 #pragma once
 
 #include "gemm.h"
@@ -15,44 +15,56 @@ struct Pieces {
     int count, rows;
 };
 
+// Finished columns of a unit: those of piece p of row t lie at row(t) + p * piece.
+struct Tile {
+    float* at;
+    long ld, piece;
+    float* row(int t) const { return at + t * ld; }
+};
+
+// How units lie in the columns of a matrix: ``units`` of ``unit`` columns, the last one of ``last``.
+struct Cut {
+    Pieces pieces;
+    int unit, units, last;
+
+    int columns(int first, int end) const { return (end - first - 1) * unit + (end == units ? last : unit); }
+};
+
 constexpr int FEW = 8;  // rows that a pass over the weights serves without packing them
 
-// Private bytes of a thread. The generator asks for the most that any kernel needs.
-constexpr long few_bytes(int k, int pieces, int unit) {
-    return 4L * FEW * ((k + LANES - 1) / LANES * LANES + long(pieces) * unit);
+// Private bytes of a thread, the generator asks for the most that any kernel needs; ``row``: row_bytes of the weights.
+constexpr long few_bytes(long row, int k, int pieces, int unit) {
+    return FEW * (row + 4L * up(pieces * unit, LANES)) + 4L * up(k, LANES);
 }
-constexpr long many_bytes(int k, int most, int pieces, int unit) {
-    return 4L * (DEPTH * (PANEL + 1) + k + long(pieces) * most * unit);
+constexpr int bunch(int pieces, int unit) { return WIDEST / (pieces * unit) > 1 ? WIDEST / (pieces * unit) : 1; }
+constexpr long many_bytes(long row, int k, int most, int pieces, int unit) {
+    const int columns = bunch(pieces, unit) * unit;
+    return row + 4L * 2 * up(k, LANES) + panel_bytes(columns) + 4L * pieces * most * columns;
 }
 
 template <class W, class Source, class Finish>
-inline void linear_few(const Step& step, const W& weights, int rows, Pieces pieces, int unit, int units, int last,
-                       Source source, Finish finish) {
-    const Range mine = step.share(units);
+inline void linear_few(const Step& step, const W& weights, int rows, Cut cut, Source source, Finish finish) {
+    const Range mine = step.share(cut.units);
     if (mine.first == mine.last) return;
-    const int k = weights.k, ldx = (k + LANES - 1) / LANES * LANES;
-    float* x = reinterpret_cast<float*>(step.scratch);
-    float* tile = x + FEW * ldx;
-    for (int t = 0; t < rows; ++t) {  // every thread for itself: that is less work than waiting for another's
-        const float* row = source(t, x + t * ldx);
-        if (row != x + t * ldx) std::memcpy(x + t * ldx, row, k * sizeof(float));
-    }
+    const long row = weights.row();
+    unsigned char* x = step.scratch;
+    float *room = reinterpret_cast<float*>(x + FEW * row), *at = room + up(weights.k, LANES);
+    for (int t = 0; t < rows; ++t)  // every thread for itself: that is less work than waiting for another's
+        weights.stage(source(t, room), x + t * row);
+    const Tile tile{at, cut.unit, long(rows) * cut.unit};
     for (int u = mine.first; u < mine.last; ++u) {
-        const int count = u == units - 1 ? last : unit;
-        for (int p = 0; p < pieces.count; ++p) {
-            const long n0 = long(p) * pieces.rows + long(u) * unit;
-            float* out = tile + p * rows * unit;
+        const int count = cut.columns(u, u + 1);
+        for (int p = 0; p < cut.pieces.count; ++p) {
+            const long n0 = long(p) * cut.pieces.rows + long(u) * cut.unit;
+            float* out = at + p * tile.piece;
             switch (rows) {
-                case 1: weights.template few<1>(n0, count, x, ldx, out, unit); break;
-                case 2: weights.template few<2>(n0, count, x, ldx, out, unit); break;
+                case 1: weights.template few<1>(n0, count, x, out, cut.unit); break;
+                case 2: weights.template few<2>(n0, count, x, out, cut.unit); break;
+                case 3: weights.template few<3>(n0, count, x, out, cut.unit); break;
                 default:
                     for (int t = 0; t < rows; t += 4) {
-                        const int at = rows - t >= 4 || rows < 4 ? t : rows - 4;  // rows computed twice are the same
-                        if (rows < 4) {
-                            weights.template few<3>(n0, count, x, ldx, out, unit);
-                        } else {
-                            weights.template few<4>(n0, count, x + at * ldx, ldx, out + at * unit, unit);
-                        }
+                        const int from = rows - t >= 4 ? t : rows - 4;  // rows computed twice are the same
+                        weights.template few<4>(n0, count, x + from * row, out + from * cut.unit, cut.unit);
                     }
             }
         }
@@ -60,25 +72,55 @@ inline void linear_few(const Step& step, const W& weights, int rows, Pieces piec
     }
 }
 
-// ``shared`` has room for all rows, arranged: [ceil(K / DEPTH)][rows][DEPTH].
-template <class W, class Source, class Finish>
-inline void linear_many(const Step& step, const W& weights, int rows, Pieces pieces, int unit, int units, int last,
-                        Source source, Finish finish, float* shared) {
-    const int k = weights.k;
-    float* room = reinterpret_cast<float*>(step.scratch);
-    float *row = room + DEPTH * (PANEL + 1), *tile = row + k;
-    const Range some = step.share(rows);
-    for (int t = some.first; t < some.last; ++t) arrange(source(t, row), k, t, rows, shared);
+template <class Way, class Source, class Finish>
+inline void blocked(const Step& step, const Way& way, int rows, Cut cut, Source source, Finish finish,
+                    unsigned char* shared) {
+    const int k = way.w.k;
+    unsigned char* room = step.scratch;  // of a row: staged, and as f32
+    float* x = reinterpret_cast<float*>(room + way.w.row() + 4L * up(k, LANES));
+    const Range some = step.share(stacks(rows));
+    for (int b = some.first; b < some.last; ++b)
+        for (int lane = 0; lane < STACK && b * STACK + lane < rows; ++lane)
+            way.arrange(source(b * STACK + lane, x), lane, shared + b * way.stack_bytes(), room);
     step.wait();
-    const Range mine = step.share(units);
-    for (int u = mine.first; u < mine.last; ++u) {
-        const int count = u == units - 1 ? last : unit;
-        for (int p = 0; p < pieces.count; ++p) {
-            const long n0 = long(p) * pieces.rows + long(u) * unit;
-            many(weights, n0, count, shared, rows, tile + long(p) * rows * unit, unit, room);
-        }
-        finish(tile, u, count, 0, rows);
+
+    const int pieces = cut.pieces.count, most = bunch(pieces, cut.unit), columns = most * cut.unit;
+    unsigned char* panels = reinterpret_cast<unsigned char*>(x + up(k, LANES));
+    float* out = reinterpret_cast<float*>(panels + panel_bytes(columns));
+    const Range mine = step.share(cut.units);
+    for (int u = mine.first; u < mine.last; u += most) {
+        const int end = u + most < mine.last ? u + most : mine.last, count = cut.columns(u, end);
+        const long piece = long(rows) * columns;
+        for (int p = 0; p < pieces; ++p)
+            many(way, shared, long(p) * cut.pieces.rows + long(u) * cut.unit, count, rows, out + p * piece, columns, panels);
+        for (int v = u; v < end; ++v)
+            finish(Tile{out + long(v - u) * cut.unit, columns, piece}, v, cut.columns(v, v + 1), 0, rows);
     }
 }
+
+// ``shared`` has room for all rows as any way arranges them.
+template <class W, class Source, class Finish>
+inline void linear_many(const Step& step, const W& weights, int rows, Cut cut, Source source, Finish finish,
+                        unsigned char* shared) {
+    blocked(step, Floats<W>{weights}, rows, cut, source, finish, shared);
+}
+
+#if defined(GRAPHLLM_DOT_BF16)
+template <class Source, class Finish>
+inline void linear_many(const Step& step, const Both16& weights, int rows, Cut cut, Source source,
+                        Finish finish, unsigned char* shared) {
+    blocked(step, Halves{weights}, rows, cut, source, finish, shared);
+}
+#endif
+
+#if defined(GRAPHLLM_DOT_INT8)
+template <class S, class Source, class Finish>
+inline void linear_many(const Step& step, const Dynamic<S>& weights, int rows, Cut cut, Source source,
+                        Finish finish, unsigned char* shared) {
+    const Integers<S> integers{weights};
+    if (integers.able()) return blocked(step, integers, rows, cut, source, finish, shared);
+    blocked(step, Floats<Dynamic<S>>{weights}, rows, cut, source, finish, shared);
+}
+#endif
 
 }  // namespace graphllm

@@ -6,6 +6,10 @@
 
 #include "types.h"
 
+#if !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace graphllm {
 
 constexpr int LANES = 16;
@@ -13,6 +17,7 @@ typedef float VF __attribute__((vector_size(64)));
 typedef int32_t VI __attribute__((vector_size(64)));
 typedef uint32_t VU __attribute__((vector_size(64)));
 typedef uint16_t VU16 __attribute__((vector_size(32)));
+typedef int16_t VI16 __attribute__((vector_size(32)));
 typedef int8_t VI8 __attribute__((vector_size(16)));
 
 inline VF all(float x) { return VF{} + x; }
@@ -46,9 +51,13 @@ inline VF load(const f16* x) {
 }
 
 inline VF load(const int8_t* x) {
+#if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512F__)
+    return bits_as<VF>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)))));
+#else
     VI8 v;
-    std::memcpy(&v, x, sizeof v);
-    return __builtin_convertvector(v, VF);
+    std::memcpy(&v, x, sizeof v);  // by way of 16 bits, or compilers go through it one by one
+    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(v, VI16), VI), VF);
+#endif
 }
 
 // The first n lanes; the others are 0, and nothing behind them is touched.

@@ -24,6 +24,9 @@ inline To bits_as(From from) {
 inline float to_float(float x) { return x; }
 inline float to_float(bf16 x) { return bits_as<float>(uint32_t(x.bits) << 16); }
 
+#if defined(__F16C__) && defined(__FLT16_MAX__)
+inline float to_float(f16 x) { return float(bits_as<_Float16>(x.bits)); }
+#else
 // Shifted into place, the exponent of an f16 is 112 too small; multiplying by 2^112 mends that, subnormals included.
 inline float to_float(f16 x) {
     const uint32_t magnitude = uint32_t(x.bits & 0x7fff) << 13;
@@ -32,6 +35,7 @@ inline float to_float(f16 x) {
     if (magnitude >= 0x0f800000) bits = magnitude | 0x7f800000;  // infinity, NaN
     return bits_as<float>(bits | uint32_t(x.bits & 0x8000) << 16);
 }
+#endif
 
 inline void from_float(float x, float& to) { to = x; }
 
