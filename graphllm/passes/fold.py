@@ -1,7 +1,7 @@
 """What follows from weights alone is computed once, while the plan is written: it becomes a weight with a definition.
 
-Nothing is folded that would make the plan bigger (a dequantised matrix, a widened one), so conversions stay where they
-are used. Equal constants of different functions become one weight.
+Nothing is folded that would make the plan bigger (a dequantised matrix, a widened one), so conversions of matrices stay
+where they are used. Equal constants of different functions become one weight.
 
 before:
     weight @a : f32[2,6]
@@ -80,7 +80,8 @@ def _fold(function: Function, lifter: Lifter) -> Function:
 def _foldable(op: Operation) -> bool:
     if op.body is not None or len(op.results) != 1 or not all(isinstance(v, Weight) for v in op.operands):
         return False
-    return not op.operands or op.result.type.bytes <= _bytes(op.operands)
+    vector = len(op.result.type.shape) == 1  # of norms and biases: widened for good, they are too small to matter
+    return not op.operands or vector or op.result.type.bytes <= _bytes(op.operands)
 
 
 def _bytes(values: Iterable[Value]) -> int:
