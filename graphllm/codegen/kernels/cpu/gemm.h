@@ -111,15 +111,15 @@ struct Integers {
     // A stack: cells, then a scale for each part, then what its sums start with.
     void arrange(const float* x, int lane, unsigned char* stack, unsigned char* room) const {
         w.stage(x, room);
-        const Rounded row = w.rounded(room);
-        std::memset(row.q + w.k, 0, up(w.k, 64) - w.k);
+        int8_t* q = w.digits(room);
+        std::memset(q + w.k, 0, up(w.k, 64) - w.k);
         Cell* to = reinterpret_cast<Cell*>(stack) + lane;
-        for (int c = 0; c < cells(); ++c) to[long(c) * STACK] = read<Cell>(row.q + 4L * c);
+        for (int c = 0; c < cells(); ++c) to[long(c) * STACK] = read<Cell>(q + 4L * c);
         Cell *scales = to + long(cells()) * STACK, *starts = scales + long(parts()) * STACK;
         for (int p = 0; p < parts(); ++p) {
             int32_t total = 0;
-            for (int i = 4 * p * part(); i < 4 * (p + 1) * part() && i < w.k; ++i) total += row.q[i];
-            scales[long(p) * STACK] = bits_as<Cell>(row.scale[group(p)]);
+            for (int i = 4 * p * part(); i < 4 * (p + 1) * part() && i < w.k; ++i) total += q[i];
+            scales[long(p) * STACK] = bits_as<Cell>(w.scales(room)[group(p)]);
             starts[long(p) * STACK] = bits_as<Cell>(DotInt8::FLIP ? -128 * total : 0);
         }
     }

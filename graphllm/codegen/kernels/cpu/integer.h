@@ -8,41 +8,29 @@ namespace graphllm {
 
 typedef float NarrowF __attribute__((vector_size(32)));
 
-// One row of activations as int8: elements, a scale for each group, and what each group's sum of products starts with.
-struct Rounded {
-    int8_t* q;
-    float* scale;
-    int32_t* start;
-};
-
-// To nearest even by a scale that makes the largest magnitude 127. Compared as integers, NaN is the largest of all, so a
-// group with something that is not finite has a scale that is not.
-inline float round_group(const float* x, int n, int8_t* q) {
-    VI largest = {};
-    int i = 0;
-    const auto take = [&](VF v) {
-        const VI bits = bits_as<VI>(v) & 0x7fffffff;
-        largest = bits > largest ? bits : largest;
-    };
-    for (; i + LANES <= n; i += LANES) take(load(x + i));
-    if (i < n) take(load_part(x + i, n - i));
-    int32_t most = 0;
-    for (int l = 0; l < LANES; ++l) most = largest[l] > most ? largest[l] : most;
-    const float scale = bits_as<float>(most) / 127.0f;
-    constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: the fraction is rounded away
-    const auto rounded = [&](VF v) {
-        const VF r = v / scale + ROUND - ROUND;
-        return __builtin_convertvector(r == r ? r : all(0), VI);
-    };
-    for (i = 0; i < n; i += LANES) {
-        const int left = n - i < LANES ? n - i : LANES;
-        const VI r = rounded(left < LANES ? load_part(x + i, left) : load(x + i));
-        for (int l = 0; l < left; ++l) q[i + l] = int8_t(r[l]);
+// The largest magnitude. Compared as integers, NaN is larger than all, so a group with something that is not finite has a
+// scale that is not.
+inline float largest(const float* x, int n) {
+    VI most = {};
+    for (int i = 0; i < n; i += LANES) {
+        const VI bits = bits_as<VI>(n - i < LANES ? load_part(x + i, n - i) : load(x + i)) & 0x7fffffff;
+        most = bits > most ? bits : most;
     }
-    return scale;
+    int32_t one = 0;
+    for (int l = 0; l < LANES; ++l) one = most[l] > one ? most[l] : one;
+    return bits_as<float>(one);
+}
+
+// To nearest even, |x| < 2^22; NaN becomes 0.
+inline VI rounded(VF x) {
+    constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: the fraction is rounded away
+    const VF r = x + ROUND - ROUND;
+    return __builtin_convertvector(r == r ? r : all(0), VI);
 }
 
 #if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
+
+#define GRAPHLLM_DOTS 1
 
 // The instruction takes weights for unsigned: they are read as w + 128, and sums start at -128 * sum(x).
 struct Dots {
@@ -51,23 +39,23 @@ struct Dots {
     static constexpr bool OFFSET = true;
     static Sum none() { return _mm512_setzero_si512(); }
 
-    // sums[t][r] += w row r . x row t over n elements
-    template <int T, int R>
-    static void add(const int8_t* w, long ldw, const int8_t* x, long ldx, int n, Sum (&sums)[T][R]) {
+    // sums[t*D + d] += n elements of w . digit d of row t
+    template <int T, int D>
+    static void add(const int8_t* w, const int8_t* x, long row, long digit, int n, Sum (&sums)[T * D]) {
         const __m512i flip = _mm512_set1_epi8(-128);
         int i = 0;
-        for (; i + 64 <= n; i += 64)
-            for (int r = 0; r < R; ++r) {
-                const __m512i a = _mm512_xor_si512(_mm512_loadu_si512(w + r * ldw + i), flip);
-                for (int t = 0; t < T; ++t)
-                    sums[t][r] = _mm512_dpbusd_epi32(sums[t][r], a, _mm512_loadu_si512(x + t * ldx + i));
-            }
+        for (; i + 64 <= n; i += 64) {
+            __builtin_prefetch(w + i + AHEAD);
+            const __m512i a = _mm512_xor_si512(_mm512_loadu_si512(w + i), flip);
+            for (int j = 0; j < T * D; ++j)
+                sums[j] = _mm512_dpbusd_epi32(sums[j], a, _mm512_loadu_si512(x + j / D * row + j % D * digit + i));
+        }
         if (i < n) {
             const __mmask64 some = ~0ull >> (64 - (n - i));
-            for (int r = 0; r < R; ++r) {
-                const __m512i a = _mm512_xor_si512(_mm512_maskz_loadu_epi8(some, w + r * ldw + i), flip);
-                for (int t = 0; t < T; ++t)
-                    sums[t][r] = _mm512_dpbusd_epi32(sums[t][r], a, _mm512_maskz_loadu_epi8(some, x + t * ldx + i));
+            const __m512i a = _mm512_xor_si512(_mm512_maskz_loadu_epi8(some, w + i), flip);
+            for (int j = 0; j < T * D; ++j) {
+                const int8_t* at = x + j / D * row + j % D * digit + i;
+                sums[j] = _mm512_dpbusd_epi32(sums[j], a, _mm512_maskz_loadu_epi8(some, at));
             }
         }
     }
@@ -76,6 +64,10 @@ struct Dots {
 };
 
 #elif !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
+
+#if defined(__AVXVNNI__)
+#define GRAPHLLM_DOTS 1
+#endif
 
 // The instructions take one side for unsigned: the weight's sign goes to the activation.
 struct Dots {
@@ -93,21 +85,20 @@ struct Dots {
 #endif
     }
 
-    template <int T, int R>
-    static void add(const int8_t* w, long ldw, const int8_t* x, long ldx, int n, Sum (&sums)[T][R]) {
+    template <int T, int D>
+    static void add(const int8_t* w, const int8_t* x, long row, long digit, int n, Sum (&sums)[T * D]) {
         int i = 0;
-        for (; i + 32 <= n; i += 32)
-            for (int r = 0; r < R; ++r) {
-                const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + r * ldw + i));
-                for (int t = 0; t < T; ++t)
-                    sums[t][r] =
-                        step(sums[t][r], a, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + t * ldx + i)));
-            }
-        if (i < n)
-            for (int r = 0; r < R; ++r)
-                for (int t = 0; t < T; ++t)
-                    sums[t][r] = step(sums[t][r], part(w + r * ldw + i, n - i), part(x + t * ldx + i, n - i));
+        for (; i + 32 <= n; i += 32) {
+            __builtin_prefetch(w + i + AHEAD);
+            const __m256i a = whole(w + i);
+            for (int j = 0; j < T * D; ++j) sums[j] = step(sums[j], a, whole(x + j / D * row + j % D * digit + i));
+        }
+        if (i < n) {
+            const __m256i a = part(w + i, n - i);
+            for (int j = 0; j < T * D; ++j) sums[j] = step(sums[j], a, part(x + j / D * row + j % D * digit + i, n - i));
+        }
     }
+    static __m256i whole(const int8_t* x) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)); }
     static __m256i part(const int8_t* x, int n) {
         alignas(32) int8_t room[32] = {};
         std::memcpy(room, x, n);
@@ -125,15 +116,14 @@ struct Dots {
     static constexpr bool OFFSET = false;
     static Sum none() { return 0; }
 
-    template <int T, int R>
-    static void add(const int8_t* w, long ldw, const int8_t* x, long ldx, int n, Sum (&sums)[T][R]) {
-        for (int r = 0; r < R; ++r)
-            for (int t = 0; t < T; ++t) {
-                const int8_t *a = w + r * ldw, *b = x + t * ldx;
-                int32_t s = 0;
-                for (int i = 0; i < n; ++i) s += int32_t(a[i]) * int32_t(b[i]);
-                sums[t][r] += s;
-            }
+    template <int T, int D>
+    static void add(const int8_t* w, const int8_t* x, long row, long digit, int n, Sum (&sums)[T * D]) {
+        for (int j = 0; j < T * D; ++j) {
+            const int8_t* at = x + j / D * row + j % D * digit;
+            int32_t s = 0;
+            for (int i = 0; i < n; ++i) s += int32_t(w[i]) * int32_t(at[i]);
+            sums[j] += s;
+        }
     }
     static Sum from(int32_t start) { return start; }
     static float floats(Sum s) { return float(s); }
@@ -141,79 +131,112 @@ struct Dots {
 
 #endif
 
-inline float sum(float x) { return x; }
 inline float sum(NarrowF x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
 
-// int8 weights with a scale for every ``group`` elements of a row, and activations that are rounded in the same way.
-template <class S>
-struct Dynamic {
+// A group of activations as int8: all of it in one digit, or in three of base 128, which say as much as an f32 does.
+// Returns the scale of the last digit.
+template <int DIGITS>
+inline float round_group(const float* x, int n, int8_t* q, long ldq) {
+    const float scale = largest(x, n) / (DIGITS == 1 ? 127.0f : 2080768.0f);  // 127 * 2^14: a first digit within +-127
+    for (int i = 0; i < n; i += LANES) {
+        const int left = n - i < LANES ? n - i : LANES;
+        VI whole = rounded((left < LANES ? load_part(x + i, left) : load(x + i)) / scale);
+        for (int d = DIGITS - 1; d >= 0; --d) {
+            const VI digit = d ? ((whole + 64) & 127) - 64 : whole;
+            for (int l = 0; l < left; ++l) q[d * ldq + i + l] = int8_t(digit[l]);
+            whole = (whole - digit) >> 7;
+        }
+    }
+    return scale;
+}
+
+// int8 weights with a scale for every ``group`` elements of a row. Activations are rounded to int8 groups with one digit
+// (``Dynamic``); with three they are as good as f32, and products with them are still those of integers.
+template <class S, int DIGITS>
+struct Integer {
     const int8_t* q;
     const S* scale;
     int k, group;
 
     static constexpr int groups(int k, int group) { return (k + group - 1) / group; }
-    static constexpr long row_bytes(int k, int group) { return up(k, 64) + 2L * 4 * up(groups(k, group), LANES); }
+    static constexpr long row_bytes(int k, int group) {
+        return long(DIGITS) * up(k, 64) + 4L * (1 + DIGITS) * up(groups(k, group), LANES);
+    }
     long row() const { return row_bytes(k, group); }
+    long digit() const { return up(k, 64); }  // from a digit of a row to its next
 
-    Rounded rounded(const unsigned char* row) const {
-        unsigned char* at = const_cast<unsigned char*>(row);
-        float* scales = reinterpret_cast<float*>(at + up(k, 64));
-        return {reinterpret_cast<int8_t*>(at), scales, reinterpret_cast<int32_t*>(scales + up(groups(k, group), LANES))};
+    // A staged row: digits, the scale of each group, and for each digit what each group's sum starts with.
+    static int8_t* digits(const unsigned char* row) { return reinterpret_cast<int8_t*>(const_cast<unsigned char*>(row)); }
+    float* scales(const unsigned char* row) const { return reinterpret_cast<float*>(digits(row) + DIGITS * digit()); }
+    int32_t* starts(const unsigned char* row, int d) const {
+        return reinterpret_cast<int32_t*>(scales(row)) + (1 + d) * up(groups(k, group), LANES);
     }
 
     void stage(const float* x, unsigned char* to) const {
-        const Rounded row = rounded(to);
         for (int g = 0; g < groups(k, group); ++g) {
             const int first = g * group, n = k - first < group ? k - first : group;
-            row.scale[g] = round_group(x + first, n, row.q + first);
-            int32_t total = 0;
-            for (int i = 0; i < n; ++i) total += row.q[first + i];
-            row.start[g] = Dots::OFFSET ? -128 * total : 0;
+            scales(to)[g] = round_group<DIGITS>(x + first, n, digits(to) + first, digit());
+            for (int d = 0; d < DIGITS; ++d) {
+                int32_t total = 0;
+                for (int i = 0; i < n; ++i) total += digits(to)[d * digit() + first + i];
+                starts(to, d)[g] = Dots::OFFSET ? -128 * total : 0;
+            }
         }
     }
 
     template <int T>
     void few(long n0, int count, const unsigned char* rows, float* out, int ld) const {
-        int i = 0;
-        for (; i + 4 <= count; i += 4) some<T, 4>(n0 + i, rows, out + i, ld);
-        for (; i < count; ++i) some<T, 1>(n0 + i, rows, out + i, ld);
+        for (int i = 0; i < count; ++i) one<T>(n0 + i, rows, out + i, ld);
     }
 
-    void widened(long row, int k0, int n, float* to) const { Groups<S>{q, scale, k, group}.widened(row, k0, n, to); }
+    void widened(long row, int k0, int n, float* to) const { Int8<S, false>{q, scale, k, group}.widened(row, k0, n, to); }
 
     const float* settled(const float* x, unsigned char* room) const {
+        if (DIGITS > 1) return x;
         stage(x, room);
-        const Rounded narrow = rounded(room);
         float* y = reinterpret_cast<float*>(room + row());
-        dequantize(narrow.q, narrow.scale, k, group, y);
+        dequantize(digits(room), scales(room), k, group, y);
         return y;
     }
 
   private:
-    template <int T, int R>
-    void some(long n, const unsigned char* rows, float* out, int ld) const {
-        const long ldx = row();
+    template <int T>
+    void one(long n, const unsigned char* rows, float* out, int ld) const {
         const int count = groups(k, group);
-        const int8_t* x = rounded(rows).q;
-        typename Dots::Total totals[T][R] = {};
+        const int8_t *w = q + n * k, *x = digits(rows);
+        const S* w_scale = scale + n * count;
+        typename Dots::Total totals[T] = {};
         for (int g = 0; g < count; ++g) {
-            const int first = g * group, end = first + group < k ? first + group : k;
-            for (int r = 0; r < R; ++r) __builtin_prefetch(q + (n + r) * k + first + 1024);
-            typename Dots::Sum sums[T][R];
+            const int first = g * group;
+            typename Dots::Sum sums[T * DIGITS];
+            for (int t = 0; t < T; ++t)
+                for (int d = 0; d < DIGITS; ++d) sums[t * DIGITS + d] = Dots::from(starts(rows + t * row(), d)[g]);
+            Dots::add<T, DIGITS>(w + first, x + first, row(), digit(), k - first < group ? k - first : group, sums);
+            const float s = to_float(w_scale[g]);
             for (int t = 0; t < T; ++t) {
-                const int32_t start = rounded(rows + t * ldx).start[g];
-                for (int r = 0; r < R; ++r) sums[t][r] = Dots::from(start);
-            }
-            Dots::add(q + n * k + first, k, x + first, ldx, end - first, sums);
-            for (int r = 0; r < R; ++r) {
-                const float s = to_float(scale[(n + r) * count + g]);
-                for (int t = 0; t < T; ++t)
-                    totals[t][r] += Dots::floats(sums[t][r]) * (s * rounded(rows + t * ldx).scale[g]);
+                typename Dots::Total sum = Dots::floats(sums[t * DIGITS]);
+                for (int d = 1; d < DIGITS; ++d) sum = sum * 128.0f + Dots::floats(sums[t * DIGITS + d]);
+                totals[t] += sum * (s * scales(rows + t * row())[g]);
             }
         }
-        for (int t = 0; t < T; ++t)
-            for (int r = 0; r < R; ++r) out[t * ld + r] = sum(totals[t][r]);
+        for (int t = 0; t < T; ++t) out[t * ld] = sum_of(totals[t]);
     }
+    static float sum_of(VF x) { return graphllm::sum(x); }
+    static float sum_of(NarrowF x) { return graphllm::sum(x); }
+    static float sum_of(float x) { return x; }
 };
+
+template <class S>
+using Dynamic = Integer<S, 1>;
+
+#if defined(GRAPHLLM_DOTS)
+template <class S>
+struct Groups : Integer<S, 3> {
+    static constexpr long row_bytes(int k) { return 3L * up(k, 64) + 4L * 4 * up(k, LANES); }  // whatever groups are
+};
+#else
+template <class S>
+using Groups = Int8<S, false>;
+#endif
 
 }  // namespace graphllm

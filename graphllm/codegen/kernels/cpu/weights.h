@@ -11,6 +11,8 @@
 
 namespace graphllm {
 
+constexpr int AHEAD = 4096;  // bytes: narrow weights are used up before the machine's own prefetcher has understood
+
 constexpr int up(int n, int to) { return (n + to - 1) / to * to; }
 
 // Floats: row n at w + n*k.
@@ -30,42 +32,33 @@ struct Dense {
 
     template <int T>
     void few(long n0, int count, const unsigned char* rows, float* out, int ld) const {
-        int i = 0;
-        for (; i + 4 <= count; i += 4) some<T, 4>(n0 + i, rows, out + i, ld);
-        for (; i < count; ++i) some<T, 1>(n0 + i, rows, out + i, ld);
+        for (int i = 0; i < count; ++i) one<T>(n0 + i, rows, out + i, ld);
     }
 
     void widened(long row, int k0, int n, float* to) const { widen(w + row * k + k0, n, to); }
     const float* settled(const float* x, unsigned char*) const { return x; }
 
   private:
-    // R rows at a time are R streams from memory; two sums each keep their additions from waiting for one another.
-    template <int T, int R>
-    void some(long n, const unsigned char* rows, float* out, int ld) const {
+    // One row at a time is one stream from memory, which its own prefetcher follows best.
+    template <int T>
+    void one(long n, const unsigned char* rows, float* out, int ld) const {
         const float* x = reinterpret_cast<const float*>(rows);
         const long ldx = row() / 4;
-        VF sums[T][R][2] = {};
-        const S* row = w + n * k;
+        VF sums[T][2] = {};  // two, so that additions do not wait for one another
+        const S* w_row = w + n * k;
         int i = 0;
         for (; i + 2 * LANES <= k; i += 2 * LANES) {
-            for (int r = 0; r < R; ++r) {
-                __builtin_prefetch(row + long(r) * k + i + 1024 / sizeof(S));
-                const VF a = load(row + long(r) * k + i), b = load(row + long(r) * k + i + LANES);
-                for (int t = 0; t < T; ++t) {
-                    sums[t][r][0] += a * load(x + t * ldx + i);
-                    sums[t][r][1] += b * load(x + t * ldx + i + LANES);
-                }
+            const VF a = load(w_row + i), b = load(w_row + i + LANES);
+            for (int t = 0; t < T; ++t) {
+                sums[t][0] += a * load(x + t * ldx + i);
+                sums[t][1] += b * load(x + t * ldx + i + LANES);
             }
         }
         for (; i < k; i += LANES) {
-            const int left = k - i < LANES ? k - i : LANES;
-            for (int r = 0; r < R; ++r) {
-                const VF a = load_part(row + long(r) * k + i, left);
-                for (int t = 0; t < T; ++t) sums[t][r][0] += a * load(x + t * ldx + i);
-            }
+            const VF a = load_part(w_row + i, k - i < LANES ? k - i : LANES);
+            for (int t = 0; t < T; ++t) sums[t][0] += a * load(x + t * ldx + i);
         }
-        for (int t = 0; t < T; ++t)
-            for (int r = 0; r < R; ++r) out[t * ld + r] = sum(sums[t][r][0] + sums[t][r][1]);
+        for (int t = 0; t < T; ++t) out[t * ld] = sum(sums[t][0] + sums[t][1]);
     }
 };
 
@@ -98,44 +91,41 @@ struct Dense<bf16> {
 
     template <int T>
     void few(long n0, int count, const unsigned char* rows, float* out, int ld) const {
-        int i = 0;
-        for (; i + 4 <= count; i += 4) some<T, 4>(n0 + i, rows, out + i, ld);
-        for (; i < count; ++i) some<T, 1>(n0 + i, rows, out + i, ld);
+        for (int i = 0; i < count; ++i) one<T>(n0 + i, rows, out + i, ld);
     }
 
     void widened(long row, int k0, int n, float* to) const { widen(w + row * k + k0, n, to); }
     const float* settled(const float* x, unsigned char*) const { return x; }
 
   private:
-    template <int T, int R>
-    void some(long n, const unsigned char* rows, float* out, int ld) const {
+    template <int T>
+    void one(long n, const unsigned char* rows, float* out, int ld) const {
         const float* x = reinterpret_cast<const float*>(rows);
         const long ldx = row() / 4;
-        VF sums[T][R][2] = {};
-        const bf16* row = w + n * k;
-        const int whole = k / PAIRS * PAIRS;
-        const auto add = [&](int r, int i, VU words) {
+        VF sums[T][2][2] = {};
+        const bf16* w_row = w + n * k;
+        const auto add = [&](int half, int i, VU words) {
             const VF even = bits_as<VF>(words << 16), odd = bits_as<VF>(words & 0xffff0000);
             for (int t = 0; t < T; ++t) {
-                sums[t][r][0] += even * load(x + t * ldx + i);
-                sums[t][r][1] += odd * load(x + t * ldx + i + LANES);
+                sums[t][half][0] += even * load(x + t * ldx + i);
+                sums[t][half][1] += odd * load(x + t * ldx + i + LANES);
             }
         };
-        for (int i = 0; i < whole; i += PAIRS)
-            for (int r = 0; r < R; ++r) {
-                __builtin_prefetch(row + long(r) * k + i + 512);
+        int i = 0;
+        for (; i + 2 * PAIRS <= k; i += 2 * PAIRS)
+            for (int half = 0; half < 2; ++half) {
+                const bf16* at = w_row + i + half * PAIRS;
+                __builtin_prefetch(at + AHEAD / 2);
                 VU words;
-                std::memcpy(&words, row + long(r) * k + i, sizeof words);
-                add(r, i, words);
+                std::memcpy(&words, at, sizeof words);
+                add(half, i + half * PAIRS, words);
             }
-        if (whole < k)
-            for (int r = 0; r < R; ++r) {
-                VU words = {};
-                std::memcpy(&words, row + long(r) * k + whole, (k - whole) * sizeof(bf16));
-                add(r, whole, words);
-            }
-        for (int t = 0; t < T; ++t)
-            for (int r = 0; r < R; ++r) out[t * ld + r] = sum(sums[t][r][0] + sums[t][r][1]);
+        for (; i < k; i += PAIRS) {
+            VU words = {};
+            std::memcpy(&words, w_row + i, (k - i < PAIRS ? k - i : PAIRS) * sizeof(bf16));
+            add(0, i, words);
+        }
+        for (int t = 0; t < T; ++t) out[t * ld] = sum((sums[t][0][0] + sums[t][0][1]) + (sums[t][1][0] + sums[t][1][1]));
     }
 };
 
@@ -177,12 +167,7 @@ struct Int8 {
 
     template <int T>
     void few(long n0, int count, const unsigned char* rows, float* out, int ld) const {
-        int i = 0;
-        if (!FLAT && group % (2 * LANES) == 0) {
-            for (; i + 4 <= count; i += 4) grouped<T, 4>(n0 + i, rows, out + i, ld);
-            for (; i < count; ++i) grouped<T, 1>(n0 + i, rows, out + i, ld);
-        }
-        for (; i < count; ++i) pieces<T>(n0 + i, rows, out + i, ld);
+        for (int i = 0; i < count; ++i) one<T>(n0 + i, rows, out + i, ld);
     }
 
     void widened(long row, int k0, int n, float* to) const {
@@ -212,39 +197,8 @@ struct Int8 {
         return {in_group < k - at ? in_group : k - at, to_float(scale[row * groups + at / group])};
     }
 
-    // Groups of whole vectors, R rows at a time; the last group of a row may be short.
-    template <int T, int R>
-    void grouped(long n, const unsigned char* rows, float* out, int ld) const {
-        const float* x = reinterpret_cast<const float*>(rows);
-        const long ldx = row() / 4;
-        const int groups = (k + group - 1) / group;
-        VF sums[T][R] = {};
-        for (int g = 0; g < groups; ++g) {
-            const int first = g * group, end = first + group < k ? first + group : k;
-            VF in_group[T][R] = {};
-            int i = first;
-            for (; i + LANES <= end; i += LANES)
-                for (int r = 0; r < R; ++r) {
-                    const VF a = load(q + (n + r) * k + i);
-                    for (int t = 0; t < T; ++t) in_group[t][r] += a * load(x + t * ldx + i);
-                }
-            if (i < end)
-                for (int r = 0; r < R; ++r) {
-                    const VF a = load_part(q + (n + r) * k + i, end - i);
-                    for (int t = 0; t < T; ++t) in_group[t][r] += a * load(x + t * ldx + i);
-                }
-            for (int r = 0; r < R; ++r) {
-                __builtin_prefetch(q + (n + r) * k + first + 1024);
-                const float s = to_float(scale[(n + r) * groups + g]);
-                for (int t = 0; t < T; ++t) sums[t][r] += in_group[t][r] * s;
-            }
-        }
-        for (int t = 0; t < T; ++t)
-            for (int r = 0; r < R; ++r) out[t * ld + r] = sum(sums[t][r]);
-    }
-
     template <int T>
-    void pieces(long n, const unsigned char* rows, float* out, int ld) const {
+    void one(long n, const unsigned char* rows, float* out, int ld) const {
         const float* x = reinterpret_cast<const float*>(rows);
         const long ldx = row() / 4;
         const int8_t* row = q + n * k;
@@ -266,8 +220,6 @@ struct Int8 {
     }
 };
 
-template <class S>
-using Groups = Int8<S, false>;
 template <class S>
 using Flat = Int8<S, true>;
 
