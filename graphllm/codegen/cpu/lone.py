@@ -213,8 +213,13 @@ def _attention(op: Operation, text: KernelText) -> None:
     pointers.append(text.whole(op.result, "y", written=True))
     text.line(f"const Heads heads{{{heads}, {kv_heads}, {context}}};")
     scale, window = number(op.attrs["scale"]), op.attrs["window"]
-    text.line(f"attention<{d}>(step, {', '.join(pointers)}, step.live, heads, {scale}, {window});")
-    text.private.append(f"attention_bytes({{{heads}, {kv_heads}, {context}}})")
+    arguments = f"step, {', '.join(pointers)}, step.live, heads, {scale}, {window}"
+    if text.function.rows == "consecutive" and q.type.shape[0] > 1:
+        text.line(f"attention_many<{d}>({arguments});")
+        text.private.append(f"attention_many_bytes({d})")
+    else:
+        text.line(f"attention<{d}>({arguments});")
+        text.private.append(f"attention_bytes({{{heads}, {kv_heads}, {context}}})")
 
 
 def number(value: object) -> str:
