@@ -8,7 +8,7 @@ from typing import Any, get_args
 from graphllm.compiler.targets import TargetName
 from graphllm.errors import GraphLLMError
 from graphllm.frontends.overrides import NO_OVERRIDES, Overrides
-from graphllm.frontends.trace import Steps
+from graphllm.frontends.trace import KV_DTYPES, Steps
 from graphllm.ir.types import DType
 from graphllm.passes.quantize_int8 import Mode, Quantization
 from graphllm.runtime.interface import MAX_CONTEXT, MAX_SLOTS
@@ -24,7 +24,7 @@ class Options:
     Attributes:
         context: positions of the KV cache; 0 = the model's own, at most 4096.
         slots: sequences it holds at once.
-        kv_dtype: f32 or f16, what it stores.
+        kv_dtype: f32, f16 or i8 (with a scale for each head and position), what it stores.
         dtype: what matrices are stored in (f32, f16, bf16); None keeps the checkpoint's.
         quantize: how matrices are rounded to int8, None to leave them floats. ``dtype`` is then that of kept ones.
         overrides: what the checkpoint does not say, or says wrong.
@@ -48,8 +48,8 @@ class Options:
             raise GraphLLMError(f"slots: {self.slots!r}; expected 1 to {MAX_SLOTS}")
         if self.target not in get_args(TargetName):
             raise GraphLLMError(f"target: {self.target!r}; expected {', '.join(get_args(TargetName))}")
-        if self.kv_dtype not in ("f32", "f16"):
-            raise GraphLLMError(f"kv dtype: {self.kv_dtype!r}; expected f32 or f16")
+        if self.kv_dtype not in KV_DTYPES:
+            raise GraphLLMError(f"kv dtype: {self.kv_dtype!r}; expected {', '.join(KV_DTYPES)}")
         if self.dtype not in (None, "f32", "f16", "bf16"):
             raise GraphLLMError(f"dtype: {self.dtype!r}; expected f32, f16 or bf16, or none to keep the checkpoint's")
         if self.quantize is not None:

@@ -41,8 +41,8 @@ def steps_of(
             f"{plan.path}: context {steps.context!r}, slots {steps.slots!r}; expected 1 to {MAX_CONTEXT} positions and "
             f"1 to {MAX_SLOTS} slots"
         )
-    if steps.kv_dtype not in ("f32", "f16"):
-        raise PlanError(f"{plan.path}: kv dtype {steps.kv_dtype!r}; expected f32 or f16")
+    if steps.kv_dtype not in KV_DTYPES:
+        raise PlanError(f"{plan.path}: kv dtype {steps.kv_dtype!r}; expected {', '.join(KV_DTYPES)}")
     return steps
 
 

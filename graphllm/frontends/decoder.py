@@ -16,12 +16,14 @@ from graphllm.ir.core import Value
 from graphllm.ir.ops import (
     add,
     attention,
+    attention_int8,
     cast,
     dequantize,
     embed,
     kv_write,
     linear,
     mul,
+    quantize_rows,
     reshape,
     rmsnorm,
     rope,
@@ -75,7 +77,7 @@ def decode(
     """One step of T rows: logits [R,V] of the rows asked for (all of them without ``rows``) and the caches' new values.
 
     Args:
-        caches: ``kv.<layer>.k`` and ``kv.<layer>.v`` [B,K,S,d].
+        caches: ``kv.<layer>.k`` and ``kv.<layer>.v`` [B,K,S,d]; int8 ones with ``….scale`` [B,K,S,1] for each.
         ids, pos, slot: i32 [T]; a row with pos < 0 is a blank.
         rows: i32 [R], which rows reach the final norm and the classifier.
     """
@@ -115,11 +117,21 @@ def decode(
                 heads[part] = rmsnorm(heads[part], weights[f"{p}{part}_norm"], eps=eps, name=f"{p}{part}.normed")
         q = rope(heads["q"], turn, pairing=c.rope_pairing, name=p + "q.turned")
         k = rope(heads["k"], turn, pairing=c.rope_pairing, name=p + "k.turned")
-        keys, values = f"kv.{i}.k", f"kv.{i}.v"
-        new[keys] = kv_write(caches[keys], k, pos, slot, name=p + "keys")
-        new[values] = kv_write(caches[values], heads["v"], pos, slot, name=p + "values")
+        seen: list[Tensor] = []
+        for part, name, row in (("k", "keys", k), ("v", "values", heads["v"])):
+            cache = f"kv.{i}.{part}"
+            if f"{cache}.scale" in caches:  # a scale for each head and position
+                row, row_scale = quantize_rows(row, group=c.head_dim, name=f"{p}{part}.int8")
+                new[cache] = kv_write(caches[cache], row, pos, slot, name=p + name)
+                cache_scale = f"{cache}.scale"
+                new[cache_scale] = kv_write(caches[cache_scale], row_scale, pos, slot, name=f"{p}{name}.scale")
+                seen += [new[cache], new[cache_scale]]
+            else:
+                new[cache] = kv_write(caches[cache], row, pos, slot, name=p + name)
+                seen.append(new[cache])
+        attend = attention if len(seen) == 2 else attention_int8
         scale = 1 / math.sqrt(c.head_dim)
-        a = attention(q, new[keys], new[values], pos, slot, scale=scale, window=c.window(i), name=p + "att")
+        a = attend(q, *seen, pos, slot, scale=scale, window=c.window(i), name=p + "att")
         a = reshape(a, shape=(t, c.heads * c.head_dim), name=p + "att.flat")
         x = add(x, project(a, p + "wo", p + "bo", p + "o"), name=p + "x.att")
         h = rmsnorm(x, weights[p + "ffn_norm"], eps=eps, name=p + "g")

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from graphllm.frontends.config import ModelConfig
 from graphllm.frontends.decoder import Weights, decode
 from graphllm.ir.builder import Builder
 from graphllm.ir.core import Function, Module, State, Value, Weight
 from graphllm.ir.types import DType, TensorType
+
+KV_DTYPES: Final[tuple[DType, ...]] = ("f32", "f16", "i8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +26,7 @@ class Steps:
 
     context: int  # S: positions of the KV cache
     slots: int = 1  # B: sequences it holds
-    kv_dtype: DType = "f32"
+    kv_dtype: DType = "f32"  # or f16, or i8 with a scale for each head and position
     prefill: tuple[int, ...] = (8, 32, 128, 512)
     score: int = 32
 
@@ -35,7 +38,14 @@ def trace(config: ModelConfig, tensors: Mapping[str, Weight], group: int, steps:
         tensors: the checkpoint's tensors by canonical name; ``group`` is the size of its int8 groups.
     """
     cache = TensorType(steps.kv_dtype, (steps.slots, config.kv_heads, steps.context, config.head_dim))
-    states = {name: State(name, cache) for i in range(config.layers) for name in (f"kv.{i}.k", f"kv.{i}.v")}
+    # f32: a scale is 4 bytes beside a whole head, and an f16 has no room for those of outliers
+    kinds = {"": cache, ".scale": TensorType("f32", (*cache.shape[:3], 1))} if cache.dtype == "i8" else {"": cache}
+    states = {
+        name: State(name, type_)
+        for i in range(config.layers)
+        for part in ("k", "v")
+        for name, type_ in ((f"kv.{i}.{part}{kind}", type_) for kind, type_ in kinds.items())
+    }
     functions: list[Function] = []
 
     def add(name: str, t: int, *, consecutive: bool, last_only: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from graphllm.ir.core import Function, Operation, State, Value, Weight
 from graphllm.ir.opdef import lookup
+from graphllm.ir.ops.sequence import ATTENTION
 
 
 def step_flops(function: Function) -> int:
@@ -40,8 +41,8 @@ def kernel_bytes(op: Operation) -> int:
             states.update((id(o.operands[0]), id(o.result)))
             cache, x = o.result.type, o.operands[1].type
             total += x.numel * cache.numpy.itemsize
-        elif o.name == "attention":
-            states.update((id(o.operands[1]), id(o.operands[2])))
+        elif o.name in ATTENTION:
+            states.update(map(id, o.operands[1:-2]))
     outside: list[Value] = [v for v in dict.fromkeys(op.operands) if not isinstance(v, (Weight, State))]
     total += sum(v.type.bytes for v in (*outside, *op.results) if id(v) not in states)
     return total + sum(weights.values())

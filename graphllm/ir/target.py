@@ -37,6 +37,7 @@ class Target:
     kernel of its own, named for it. ``stepwise``: inner values of kernels live in the arena (otherwise in registers).
     ``scratch`` gives the bytes of working memory of one table operation. ``virtual`` marks operations whose result
     exists nowhere: their reader does their work as it goes (the dequantising of a weight tile by tile).
+    ``narrow_rows``: products of more rows than that multiply bf16 by bf16; 0 for none.
     """
 
     name: str
@@ -44,3 +45,4 @@ class Target:
     stepwise: bool
     scratch: Callable[[Operation], int]
     virtual: Callable[[Operation], bool]
+    narrow_rows: int = 0

@@ -48,7 +48,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from graphllm.ir.builder import Builder
-from graphllm.ir.core import Function, Module, State, Value
+from graphllm.ir.core import Function, Module, Operation, State, Value
+from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.passes.pattern import Match
 from graphllm.passes.rewrite import Rule, matches, rewrite
 
@@ -120,16 +121,19 @@ def _consistent(module: Module, ropes: set[int]) -> set[int]:
     open_: set[int | str] = set()  # seen by more than attention: values by identity, caches by name
     for function in module.functions.values():
         cache = _caches(function)
+        # int8 heads, each under one scale: permuted as what they are made of is
+        rounds = {id(op.results[0]): id(op.operands[0]) for op in function.walk() if op.name == "quantize_rows"}
         for op in function.walk():
             for i, v in enumerate(op.operands):
-                if (op.name, i) not in (("attention", 0), ("attention", 1), ("kv_write", 0), ("kv_write", 1)):
-                    open_.add(cache.get(id(v), id(v)))
+                if not _keeps_to_attention(op, i):
+                    open_.add(cache.get(id(v), rounds.get(id(v), id(v))))
             if op.name == "kv_write":
-                meetings.append((id(op.operands[1]), cache[id(op.operands[0])]))
+                row = id(op.operands[1])
+                meetings.append((rounds.get(row, row), cache[id(op.operands[0])]))
                 written.add(cache[id(op.operands[0])])
-            elif op.name == "attention":
+            elif op.name in ATTENTION:
                 meetings.append((id(op.operands[0]), cache.get(id(op.operands[1]), "")))
-        open_.update(cache.get(id(v), id(v)) for v in function.results)
+        open_.update(cache.get(id(v), rounds.get(id(v), id(v))) for v in function.results)
     together = ropes - open_
     while True:
         mixed = {name for v, name in meetings if v not in together or name not in written or name in open_}
@@ -137,6 +141,13 @@ def _consistent(module: Module, ropes: set[int]) -> set[int]:
         if left == together:
             return together
         together = left
+
+
+def _keeps_to_attention(op: Operation, operand: int) -> bool:
+    """Whether the order of a head's elements in this operand matters to nobody but attention."""
+    if op.name == "quantize_rows":
+        return int(str(op.attrs["group"])) >= op.operands[0].type.shape[-1]
+    return operand in (0, 1) and (op.name in ATTENTION or op.name == "kv_write")
 
 
 def _caches(function: Function) -> dict[int, str]:

@@ -14,6 +14,7 @@ from graphllm.passes.fuse import fuse
 from graphllm.passes.interleave_rope import interleave_rope
 from graphllm.passes.manager import Pass
 from graphllm.passes.merge_linears import merge_linears
+from graphllm.passes.narrow_rows import narrow_rows
 from graphllm.passes.plan_memory import plan_memory
 from graphllm.passes.quantize_int8 import Quantization, quantize_int8
 from graphllm.passes.quantize_rows import quantize_rows
@@ -45,7 +46,9 @@ def portable(dtype: DType | None = None, quantization: Quantization | None = Non
 
 def lowering(target: Target) -> tuple[Pass, ...]:
     """What turns the portable module into one target's kernels, order and memory."""
+    narrow = Pass("narrow-rows", partial(narrow_rows, few=target.narrow_rows))
     return (
+        *((narrow,) if target.narrow_rows else ()),
         Pass("fuse", partial(fuse, target=target)),
         Pass("schedule", schedule),  # kernels move whole, so after fuse
         Pass("plan-memory", partial(plan_memory, target=target)),  # lifetimes follow from the order

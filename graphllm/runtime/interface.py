@@ -7,7 +7,7 @@ other functions, inputs of other types, caches of two sizes. Whoever wrote it ge
     decode_N, 2 <= N <= B      a row a sequence     independent    ids, pos, slot          -> logits [N,V]
     prefill_N, N <= S          a piece of a prompt  consecutive    ids, pos, slot, rows    -> logits [1,V]
     score_N, N <= S            the same, all rows   consecutive    ids, pos, slot          -> logits [N,V]
-    states                     the KV cache         f32 or f16 [B,K,S,d], one B and one S for all
+    states                     the KV cache         f32, f16 or i8 [B,K,S,d], one B and one S for all
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 
 from graphllm.errors import PlanError
 from graphllm.ir.core import Function, Module, State
+from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.types import TensorType
 
 MAX_CONTEXT: Final = 1 << 24  # positions are exact in f32 up to here
@@ -50,8 +51,8 @@ def _caches(module: Module, where: str) -> tuple[int, int]:
     sizes: tuple[int, int] | None = None
     for state in module.states.values():
         t, at = state.type, f"{where}: state {state.ref}"
-        if len(t.shape) != 4 or t.dtype not in ("f32", "f16"):
-            raise PlanError(f"{at}: expected a KV cache, f32 or f16 [B,K,S,d], got {t}")
+        if len(t.shape) != 4 or t.dtype not in ("f32", "f16", "i8"):
+            raise PlanError(f"{at}: expected a KV cache, f32, f16 or i8 [B,K,S,d], got {t}")
         own = t.shape[0], t.shape[2]
         if own[0] > MAX_SLOTS or own[1] > MAX_CONTEXT:
             raise PlanError(f"{at}: expected at most {MAX_SLOTS} slots and {MAX_CONTEXT} positions, got {t}")
@@ -105,10 +106,10 @@ class _Checker:
         for op in self.function.walk():
             if op.name == "kv_write":
                 caches.add(id(op.result))
-            elif op.name != "attention":
+            elif op.name not in ATTENTION:
                 continue
             if op.operands[-2] is not pos or op.operands[-1] is not slot:
                 self.fail(f"{op.name} giving {op.result.ref}; expected the function's own %pos and %slot")
-            read = op.operands[1:3] if op.name == "attention" else op.operands[:1]
+            read = op.operands[1:-2] if op.name in ATTENTION else op.operands[:1]
             if not all(isinstance(v, State) or id(v) in caches for v in read):
                 self.fail(f"{op.name} giving {op.result.ref}; expected to work on a state, got another value")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from graphllm.errors import PlanError, VerifyError
 from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
 from graphllm.ir.opdef import lookup
+from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.types import TensorType
 
 Array = NDArray[Any]
@@ -105,7 +106,7 @@ class Shadow:
         if entry.updates is not None:
             self.cache_write(op, op.operands[entry.updates])
             return
-        if op.name == "attention":
+        if op.name in ATTENTION:
             self.cache_read(op)
         if entry.views is not None:
             self.view(op, op.operands[entry.views])
@@ -242,7 +243,7 @@ class Shadow:
 
     def cache_read(self, op: Operation) -> None:
         window = int(str(op.attrs["window"]))
-        for value in op.operands[1:3]:
+        for value in op.operands[1:-2]:
             state = self.state.get(id(value), value if isinstance(value, State) else None)
             if state is None:
                 self.fail(f"{value.ref} is not a state")

@@ -98,7 +98,7 @@ class _Writer:
             sizes = f"{k}, {op.attrs['group']}" if p.conversion is None else str(k)
             return "weights", f"{kind}::row_bytes({sizes})"
         w = p.conversion.operands[0] if p.conversion is not None else p.anchor.operands[1]
-        kind = f"Dense<{C_TYPES[w.type.dtype]}>"
+        kind = "Both16" if p.rounded else f"Dense<{C_TYPES[w.type.dtype]}>"
         text.line(f"const {kind} weights{{{text.whole(w, 'w')}, {k}}};")
         return "weights", f"{kind}::row_bytes({k})"
 

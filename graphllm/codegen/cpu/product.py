@@ -129,6 +129,11 @@ class Product:
         return tuple(v for v in found if isinstance(v, Weight))
 
     @property
+    def rounded(self) -> bool:
+        """Whether activations are rounded to bf16, as the matrix is."""
+        return self.anchor.name == "linear" and self.anchor.operands[0].type.dtype == "bf16"
+
+    @property
     def depth(self) -> int:
         """K, the length of an activation row."""
         return self.rows.type.shape[-1]
@@ -225,6 +230,8 @@ class _Reader:
         quantised = names.count("quantize_rows")
         if quantised != (self.anchor.name == "linear_int8") or (quantised and names[-1] != "quantize_rows"):
             raise _Unfit
+        if self.anchor.operands[0].type.dtype == "bf16" and names[-1:] == ["cast"]:
+            lead.pop()  # the matrix's kind does this by itself
         wide = [op for op in lead if op.name != "quantize_rows"]
         if len(value.type.shape) != 2 or (wide[-1].result if wide else value).type.dtype != "f32":
             raise _Unfit
@@ -242,7 +249,8 @@ class _Reader:
         matrix = self.anchor.operands[1]
         op = self.made_by.get(id(matrix))
         if op is None:
-            if not isinstance(matrix, Weight) or matrix.type.dtype != "f32":
+            rounded = self.anchor.operands[0].type.dtype == "bf16" and self.anchor.result.type.dtype == "f32"
+            if not isinstance(matrix, Weight) or matrix.type.dtype != ("bf16" if rounded else "f32"):
                 raise _Unfit
             return None
         if op.name not in ("cast", "dequantize") or not all(isinstance(v, Weight) for v in op.operands):

@@ -83,4 +83,5 @@ CPU: Final = Target(
     stepwise=False,
     scratch=scratch_bytes,
     virtual=converts_weight,
+    narrow_rows=FEW,
 )

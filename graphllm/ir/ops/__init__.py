@@ -3,12 +3,13 @@
 from graphllm.ir.ops.dense import add, embed, linear, mul, rmsnorm, silu
 from graphllm.ir.ops.int8 import dequantize, group_scales, linear_int8, quantize_groups, quantize_rows
 from graphllm.ir.ops.precision import cast
-from graphllm.ir.ops.sequence import attention, kv_write, rope, rope_frequencies, rotation
+from graphllm.ir.ops.sequence import attention, attention_int8, kv_write, rope, rope_frequencies, rotation
 from graphllm.ir.ops.shape import concat, interleave, reshape, split, take_rows
 
 __all__ = [
     "add",
     "attention",
+    "attention_int8",
     "cast",
     "concat",
     "dequantize",

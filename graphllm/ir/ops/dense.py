@@ -49,19 +49,20 @@ def rmsnorm(x: Array, weight: Array, *, eps: float) -> Array:
     return (a / np.sqrt(np.mean(a * a, axis=-1, keepdims=True) + a.dtype.type(eps)) * weight).astype(x.dtype)
 
 
-def _linear_type(x: TensorType, w: TensorType) -> TensorType:
+def _linear_type(x: TensorType, w: TensorType, *, out: str) -> TensorType:
     same_dtype("linear", x, w)
     is_float("linear", "x", x)
     rank("linear", "x", x, 2)
     rank("linear", "w", w, 2)
     that(x.shape[1] == w.shape[1], "linear", "w", f"[N,{x.shape[1]}] as x is {x}", w)
-    return TensorType(x.dtype, (x.shape[0], w.shape[0]))
+    that(out in ("", "f32"), "linear", "out", "f32, or nothing for the dtype of x", out)
+    return TensorType("f32" if out else x.dtype, (x.shape[0], w.shape[0]))
 
 
 @op(infer=_linear_type, cost=lambda t, a: 2 * t[0].shape[0] * t[1].numel)
-def linear(x: Array, w: Array) -> Array:
-    """``x @ w.T``: [T,K] by [N,K] -> [T,N]."""
-    return (summable(x) @ summable(w).T).astype(x.dtype)
+def linear(x: Array, w: Array, *, out: str = "") -> Array:
+    """``x @ w.T``: [T,K] by [N,K] -> [T,N]; with ``out`` f32, sums of narrow floats are not rounded to their type."""
+    return (summable(x) @ summable(w).T).astype(np.float32 if out and x.dtype.itemsize == 2 else x.dtype)
 
 
 def _add_type(a: TensorType, b: TensorType) -> TensorType:

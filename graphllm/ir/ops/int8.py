@@ -59,13 +59,13 @@ def _grouped_type(op: str, what: str, x: TensorType, group: int) -> tuple[int, i
 
 
 def _largest(x: Array, group: int) -> Array:
-    """The largest magnitude of each group along the rows of ``x`` [N,K] -> [N,ceil(K/group)]; NaN if one is."""
-    return np.maximum.reduceat(np.abs(x), range(0, x.shape[1], group), axis=1)
+    """The largest magnitude of each group along the rows of ``x`` [..., K] -> [..., ceil(K/group)]; NaN if one is."""
+    return np.maximum.reduceat(np.abs(x), range(0, x.shape[-1], group), axis=-1)
 
 
 def _rounded(x: Array, scale: Array, group: int) -> Array:
     """``x / scale`` to nearest even as int8; 0 where the scale is 0, is NaN, or is infinite."""
-    spread = np.repeat(scale, group, axis=1)[:, : x.shape[1]]
+    spread = np.repeat(scale, group, axis=-1)[..., : x.shape[-1]]
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         q = np.rint(x / spread)
     np.clip(q, -_MOST, _MOST, out=q)
@@ -124,14 +124,16 @@ def quantize_groups(w: Array, scale: Array, *, group: int) -> Array:
 
 
 def _quantize_rows_type(x: TensorType, *, group: int) -> tuple[TensorType, TensorType]:
-    shape = _grouped_type("quantize_rows", "x", x, group)
     that(x.dtype == "f32", "quantize_rows", "x", "f32", x)
-    return TensorType("i8", x.shape), TensorType("f32", shape)
+    that(len(x.shape) >= 2, "quantize_rows", "x", "2 dimensions or more", x)
+    that(group > 0, "quantize_rows", "group", "a positive number", group)
+    *rows, k = x.shape
+    return TensorType("i8", x.shape), TensorType("f32", (*rows, groups_of(k, group)))
 
 
 @op(infer=_quantize_rows_type, cost=lambda t, a: 3 * t[0].numel)
 def quantize_rows(x: Array, *, group: int) -> tuple[Array, Array]:
-    """Activations [T,K] as int8 groups: (q [T,K], scale [T,ceil(K/group)]), scale = largest magnitude / 127.
+    """Rows [..., K] as int8 groups: (q [..., K], scale [..., ceil(K/group)]), scale = largest magnitude / 127.
 
     A group that holds a NaN or an infinity has no finite scale, so whatever is made of it is not finite either.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from graphllm.ir.ops.require import is_float, is_i32, rank, same_dtype, that
 from graphllm.ir.types import TensorType
 
 Array = NDArray[Any]
+
+ATTENTION: Final = frozenset({"attention", "attention_int8"})  # operands: q, the caches, pos, slot
 
 
 def _rope_frequencies_type(
@@ -136,8 +138,11 @@ def _rows_type(op: str, pos: TensorType, slot: TensorType, t: int) -> None:
 def _kv_write_type(cache: TensorType, x: TensorType, pos: TensorType, slot: TensorType) -> TensorType:
     rank("kv_write", "cache", cache, 4)
     rank("kv_write", "x", x, 3)
-    is_float("kv_write", "cache", cache)
-    is_float("kv_write", "x", x)
+    if cache.dtype == "i8":
+        that(x.dtype == "i8", "kv_write", "x", "i8 as the cache", x)
+    else:
+        is_float("kv_write", "cache", cache)
+        is_float("kv_write", "x", x)
     _, k, _, d = cache.shape
     that(x.shape[1:] == (k, d), "kv_write", "x", f"[T,{k},{d}]", x)
     _rows_type("kv_write", pos, slot, x.shape[0])
@@ -146,28 +151,37 @@ def _kv_write_type(cache: TensorType, x: TensorType, pos: TensorType, slot: Tens
 
 @op(infer=_kv_write_type, updates=0)
 def kv_write(cache: Array, x: Array, pos: Array, slot: Array) -> Array:
-    """The cache [B,K,S,d] with row t of ``x`` [T,K,d] at (slot[t], :, pos[t]); a row with pos < 0 writes nothing."""
+    """The cache [B,K,S,d] with row t of ``x`` [T,K,d] at (slot[t], :, pos[t]); a row with pos < 0 writes nothing.
+
+    Floats are rounded to the cache's. The scales of an int8 cache are a cache with d = 1.
+    """
     cache = cache.copy()
     live = pos >= 0
     cache[slot[live], :, pos[live]] = x[live].astype(cache.dtype)
     return cache
 
 
+def _over_caches(
+    op: str, q: TensorType, k: TensorType, v: TensorType, pos: TensorType, slot: TensorType, scale: float, window: int
+) -> TensorType:
+    rank(op, "q", q, 3)
+    is_float(op, "q", q)
+    rank(op, "k", k, 4)
+    that(v == k, op, "v", f"{k} as k", v)
+    t, h, d = q.shape
+    _, kv, _, dk = k.shape
+    that(dk == d and h % kv == 0, op, "k", f"heads of {d}, a number of heads dividing {h}", k)
+    _rows_type(op, pos, slot, t)
+    that(window >= 0, op, "window", "0 or a positive number", window)
+    that(math.isfinite(scale), op, "scale", "a finite number", scale)
+    return q
+
+
 def _attention_type(
     q: TensorType, k: TensorType, v: TensorType, pos: TensorType, slot: TensorType, *, scale: float, window: int
 ) -> TensorType:
-    rank("attention", "q", q, 3)
-    is_float("attention", "q", q)
-    rank("attention", "k", k, 4)
     is_float("attention", "k", k)
-    that(v == k, "attention", "v", f"{k} as k", v)
-    t, h, d = q.shape
-    _, kv, _, dk = k.shape
-    that(dk == d and h % kv == 0, "attention", "k", f"heads of {d}, a number of heads dividing {h}", k)
-    _rows_type("attention", pos, slot, t)
-    that(window >= 0, "attention", "window", "0 or a positive number", window)
-    that(math.isfinite(scale), "attention", "scale", "a finite number", scale)
-    return q
+    return _over_caches("attention", q, k, v, pos, slot, scale, window)
 
 
 @op(
@@ -195,4 +209,45 @@ def attention(q: Array, k: Array, v: Array, pos: Array, slot: Array, *, scale: f
         scores = row @ keys.swapaxes(1, 2) * row.dtype.type(scale)  # [K,H/K,n]
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
         out[t] = (scores / scores.sum(axis=-1, keepdims=True) @ values).reshape(h, d)
+    return out
+
+
+def _attention_int8_type(
+    q: TensorType,
+    k: TensorType,
+    k_scale: TensorType,
+    v: TensorType,
+    v_scale: TensorType,
+    pos: TensorType,
+    slot: TensorType,
+    *,
+    scale: float,
+    window: int,
+) -> TensorType:
+    that(k.dtype == "i8", "attention_int8", "k", "i8", k)
+    out = _over_caches("attention_int8", q, k, v, pos, slot, scale, window)
+    scales = TensorType("f32", (*k.shape[:3], 1))
+    for what, x in (("k_scale", k_scale), ("v_scale", v_scale)):
+        that(x == scales, "attention_int8", what, f"{scales} for {k}", x)
+    return out
+
+
+@op(infer=_attention_int8_type, cost=lambda t, a: 4 * t[0].numel * t[1].shape[2])
+def attention_int8(
+    q: Array,
+    k: Array,
+    k_scale: Array,
+    v: Array,
+    v_scale: Array,
+    pos: Array,
+    slot: Array,
+    *,
+    scale: float,
+    window: int = 0,
+) -> Array:
+    """``attention`` over caches of int8 rows [B,K,S,d], each of which has its own scale in [B,K,S,1]."""
+    wide = summable(q).dtype
+    with np.errstate(invalid="ignore", over="ignore"):  # whatever positions hold that no row sees
+        keys, values = k * k_scale.astype(wide), v * v_scale.astype(wide)
+    out: Array = attention.reference(q, keys, values, pos, slot, scale=scale, window=window)
     return out
