@@ -34,11 +34,14 @@ def write_v0(path: Path, weights: dict[str, Tensor], shape: Shape) -> None:
     ]
     header = (shape.dim, shape.hidden, shape.layers, shape.heads, shape.kv_heads, shape.vocab, shape.context)
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        file.write(struct.pack("<7i", *header))
-        for part in parts:
-            file.write(part.detach().cpu().numpy().astype(np.float32).tobytes())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(struct.pack("<7i", *header))
+            for part in parts:
+                file.write(part.detach().cpu().numpy().astype(np.float32).tobytes())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_tokenizer_bin(path: Path, vocabulary: SentencePieceProcessor) -> None:

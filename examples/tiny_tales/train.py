@@ -116,6 +116,7 @@ def sample(model: Llama, device: str, seed: int, temperature: float = 0.7, most:
     """Tokens of a story from nothing but BOS."""
     random = torch.Generator().manual_seed(seed)
     ids = [BOS]
+    most = min(most, model.shape.context)
     while len(ids) < most and ids[-1] != EOS:
         logits = model(torch.tensor([ids], device=device))[0, -1].float().cpu()
         ids.append(int(torch.multinomial(torch.softmax(logits / temperature, 0), 1, generator=random)))
@@ -124,6 +125,11 @@ def sample(model: Llama, device: str, seed: int, temperature: float = 0.7, most:
 
 def prepare(out: Path, recipe: Recipe) -> tuple[Rows, Rows]:
     """The vocabulary and the token files, those that are not there yet; (training rows, validation rows)."""
+    made_by = out / "corpus.txt"  # what the files there were made from
+    wanted = f"seed {recipe.seed!r}, stories {recipe.stories}, held out {recipe.held_out}\n"
+    if made_by.exists() and made_by.read_text(encoding="utf-8") != wanted:
+        raise SystemExit(f"tiny_tales: {out}: holds another corpus; choose another --out or remove it to begin again")
+    made_by.write_text(wanted, encoding="utf-8")
     vocabulary_file = out / "tokenizer.model"
     if not vocabulary_file.exists():
         print("vocabulary", flush=True)
