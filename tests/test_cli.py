@@ -92,6 +92,17 @@ class TestFirstContact:
         done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False)
         assert {"compile", "completion"} <= set(done.stdout.split()), done.stderr
 
+    @pytest.mark.parametrize("command", ["compile", "run", "show"])
+    def test_bash_completes_our_model(self, tmp_path: Path, command: str) -> None:
+        script = tmp_path / "completion.bash"
+        script.write_text(graphllm(tmp_path, "completion", "bash").stdout)
+        (tmp_path / "demons.gllm").touch()
+        words = f'COMP_WORDS=(graphllm {command} dem); COMP_CWORD=2; _shtab_graphllm; echo "${{COMPREPLY[@]}}"'
+        done = subprocess.run(
+            ["bash", "-c", f"source {script}; {words}"], capture_output=True, text=True, check=False, cwd=tmp_path
+        )
+        assert {"demo", "demons.gllm"} <= set(done.stdout.split()), done.stderr
+
 
 class TestCompile:
     def test_the_table_tells_what_was_made(self, folder: Path) -> None:

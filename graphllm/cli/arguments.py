@@ -35,6 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _model(p: argparse.ArgumentParser, name: str, help: str) -> None:
+    """A positional argument that shells complete by files and our model's name."""
+    by_shell = {"bash": "_graphllm_model", "zsh": "_graphllm_model", "tcsh": "f"}
+    p.add_argument(name, help=help).complete = by_shell  # pyright: ignore[reportAttributeAccessIssue]  # read by shtab
+
+
 def _whole(text: str) -> int:
     value = int(text)
     if value < 0:
@@ -47,7 +53,7 @@ _whole.__name__ = "whole number"  # argparse names the type in its messages
 
 def _compile(p: argparse.ArgumentParser) -> None:
     p.description = "Compile a llama2.c .bin file or a Hugging Face folder into a plan."
-    p.add_argument("checkpoint", help="a file or folder; its format is found by content; demo: our own")
+    _model(p, "checkpoint", "a file or folder; its format is found by content; demo: our own")
     p.add_argument("-o", "--output", required=True, metavar="PLAN", help="the plan to write, as a rule *.gllm")
     p.add_argument(
         "--target", choices=["cpu", "numpy"], help="what to lower it for (default: cpu where there is a C++ compiler)"
@@ -118,7 +124,7 @@ def _run(p: argparse.ArgumentParser) -> None:
         "Continue a prompt, streaming. The model is a plan, or a checkpoint, which is then compiled once and kept. "
         "Without -p, -f or --ids the prompt is read from standard input."
     )
-    p.add_argument("model", help="a plan or a checkpoint; demo: our own")
+    _model(p, "model", "a plan or a checkpoint; demo: our own")
     _generation(p, 0.0, 256)
 
 
@@ -174,7 +180,7 @@ def _generation(p: argparse.ArgumentParser, temperature: float, max_tokens: int)
 
 def _show(p: argparse.ArgumentParser) -> None:
     p.description = "Without options: a summary of one page. A checkpoint is compiled in memory, its weights not read."
-    p.add_argument("model", help="a plan or a checkpoint; demo: our own")
+    _model(p, "model", "a plan or a checkpoint; demo: our own")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--stage", choices=["traced", "optimised", "lowered"], help="the IR at this stage")
     what.add_argument(

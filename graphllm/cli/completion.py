@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import Final
+
+# What completes a model: any file or folder, or the word for our own.
+_PREAMBLE: Final = {
+    "bash": '_graphllm_model() { compgen -f -- "$1"; compgen -W demo -- "$1"; }',
+    "zsh": "_graphllm_model() { _files; compadd demo; }",
+}
 
 
 def run(a: argparse.Namespace) -> int:
@@ -10,5 +17,5 @@ def run(a: argparse.Namespace) -> int:
 
     from graphllm.cli.arguments import build_parser
 
-    print(shtab.complete(build_parser(), shell=a.shell))
+    print(shtab.complete(build_parser(), shell=a.shell, preamble=_PREAMBLE))
     return 0

@@ -1,6 +1,6 @@
 """Products of a prompt's many rows with bf16 weights take their activations as bf16 too; sums stay f32.
 
-That is the form in which machines multiply two bf16 at a time. Only where a target asks for it (``Target.narrow_rows``),
+That is how machines multiply two bf16 at a time. Only where a target asks for it (``Target.narrow_rows``),
 and only in steps that report on fewer rows than they have: those that score every row stay exact. An activation keeps
 8 bits, what its weights have; the meaning is in the text, and a machine without such an instruction computes the same.
 
