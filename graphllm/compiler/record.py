@@ -16,7 +16,7 @@ from graphllm.compiler.options import check_quantization
 from graphllm.errors import GraphLLMError, PlanError
 from graphllm.frontends.config import ModelConfig, RopeScaling
 from graphllm.frontends.sizes import check_sizes
-from graphllm.frontends.trace import Steps
+from graphllm.frontends.trace import KV_DTYPES, Steps
 from graphllm.ir.types import DType
 from graphllm.passes.quantize_int8 import Quantization
 from graphllm.plan.plan_file import PlanFile
