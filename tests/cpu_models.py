@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,8 @@ from graphllm.runtime.engine import Engine
 from tests.lowered_models import Lowered, Storage, lowered
 
 Array = NDArray[Any]
-QUICK = tuple("-O1" if flag == "-O3" else flag for flag in build.FLAGS)
+SANITIZER = os.environ.get("GRAPHLLM_TEST_SANITIZER", "").split()  # set by tests of their own
+QUICK = (*("-O1" if flag == "-O3" else flag for flag in build.FLAGS), *SANITIZER)
 
 
 @pytest.fixture
