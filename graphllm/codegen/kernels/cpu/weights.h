@@ -30,35 +30,44 @@ struct Dense {
         std::memset(y + k, 0, (up(k, 2 * LANES) - k) * sizeof(float));
     }
 
+    // Long rows one at a time: one stream from memory is what its own prefetcher follows best. Short ones are in a cache,
+    // and four of them have more to do at once.
     template <int T>
     void few(long n0, int count, const unsigned char* rows, float* out, int ld) const {
-        for (int i = 0; i < count; ++i) one<T>(n0 + i, rows, out + i, ld);
+        int i = 0;
+        if (k <= SHORT_ROW)
+            for (; i + 4 <= count; i += 4) some<T, 4>(n0 + i, rows, out + i, ld);
+        for (; i < count; ++i) some<T, 1>(n0 + i, rows, out + i, ld);
     }
 
     void widened(long row, int k0, int n, float* to) const { widen(w + row * k + k0, n, to); }
     const float* settled(const float* x, unsigned char*) const { return x; }
 
   private:
-    // One row at a time is one stream from memory, which its own prefetcher follows best.
-    template <int T>
-    void one(long n, const unsigned char* rows, float* out, int ld) const {
+    static constexpr int SHORT_ROW = 512;
+
+    template <int T, int R>
+    void some(long n, const unsigned char* rows, float* out, int ld) const {
         const float* x = reinterpret_cast<const float*>(rows);
         const long ldx = row() / 4;
-        VF sums[T][2] = {};  // two, so that additions do not wait for one another
+        VF sums[R][T][2] = {};  // two, so that additions do not wait for one another
         const S* w_row = w + n * k;
         int i = 0;
-        for (; i + 2 * LANES <= k; i += 2 * LANES) {
-            const VF a = load(w_row + i), b = load(w_row + i + LANES);
-            for (int t = 0; t < T; ++t) {
-                sums[t][0] += a * load(x + t * ldx + i);
-                sums[t][1] += b * load(x + t * ldx + i + LANES);
+        for (; i + 2 * LANES <= k; i += 2 * LANES)
+            for (int r = 0; r < R; ++r) {
+                const VF a = load(w_row + long(r) * k + i), b = load(w_row + long(r) * k + i + LANES);
+                for (int t = 0; t < T; ++t) {
+                    sums[r][t][0] += a * load(x + t * ldx + i);
+                    sums[r][t][1] += b * load(x + t * ldx + i + LANES);
+                }
             }
-        }
-        for (; i < k; i += LANES) {
-            const VF a = load_part(w_row + i, k - i < LANES ? k - i : LANES);
-            for (int t = 0; t < T; ++t) sums[t][0] += a * load(x + t * ldx + i);
-        }
-        for (int t = 0; t < T; ++t) out[t * ld] = sum(sums[t][0] + sums[t][1]);
+        for (; i < k; i += LANES)
+            for (int r = 0; r < R; ++r) {
+                const VF a = load_part(w_row + long(r) * k + i, k - i < LANES ? k - i : LANES);
+                for (int t = 0; t < T; ++t) sums[r][t][0] += a * load(x + t * ldx + i);
+            }
+        for (int t = 0; t < T; ++t)
+            for (int r = 0; r < R; ++r) out[t * ld + r] = sum(sums[r][t][0] + sums[r][t][1]);
     }
 };
 
