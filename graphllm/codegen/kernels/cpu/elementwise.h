@@ -1,6 +1,8 @@
 // Rows of n floats, element by element. ``y`` may be ``x``.
 #pragma once
 
+#include <type_traits>
+
 #include "simd.h"
 
 namespace graphllm {
@@ -38,7 +40,15 @@ inline void copy(const S* x, int n, S* y) {
 
 template <class S>
 inline void narrow(const float* x, int n, S* y) {
-    for (int i = 0; i < n; ++i) from_float(x[i], y[i]);
+    int i = 0;
+#if !defined(GRAPHLLM_PORTABLE) && defined(__F16C__)
+    if constexpr (std::is_same<S, f16>::value)
+        for (; i + 8 <= n; i += 8) {
+            const __m128i eight = _mm256_cvtps_ph(read<__m256>(x + i), _MM_FROUND_TO_NEAREST_INT);
+            std::memcpy(y + i, &eight, sizeof eight);
+        }
+#endif
+    for (; i < n; ++i) from_float(x[i], y[i]);
 }
 
 }  // namespace graphllm

@@ -26,13 +26,6 @@ typedef float NF __attribute__((vector_size(WIDE)));
 typedef int32_t NI __attribute__((vector_size(WIDE)));
 typedef uint32_t Cell;
 
-template <class V>
-inline V read(const void* from) {
-    V v;
-    std::memcpy(&v, from, sizeof v);
-    return v;
-}
-
 // How a cell of activations is multiplied into the sums of LANE columns.
 struct DotF32 {
     typedef NF Sum;

@@ -22,28 +22,43 @@ typedef int8_t VI8 __attribute__((vector_size(16)));
 
 inline VF all(float x) { return VF{} + x; }
 
-inline VF load(const float* x) {
-    VF v;
-    std::memcpy(&v, x, sizeof v);
+template <class V>
+inline V read(const void* from) {
+    V v;
+    std::memcpy(&v, from, sizeof v);
     return v;
 }
 
+inline VF load(const float* x) { return read<VF>(x); }
+
+#if !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
+inline VF both(__m256 low, __m256 high) {
+    VF v;
+    std::memcpy(&v, &low, sizeof low);
+    std::memcpy(reinterpret_cast<char*>(&v) + sizeof low, &high, sizeof high);
+    return v;
+}
+#endif
+
+// Conversions are single instructions that compilers do not all find by themselves.
 inline VF load(const bf16* x) {
-    VU16 bits;
-    std::memcpy(&bits, x, sizeof bits);
-    return bits_as<VF>(__builtin_convertvector(bits, VU) << 16);
+#if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512F__)
+    return bits_as<VF>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(read<__m256i>(x)), 16));
+#else
+    return bits_as<VF>(__builtin_convertvector(read<VU16>(x), VU) << 16);
+#endif
 }
 
 inline VF load(const f16* x) {
-#if defined(__F16C__) && defined(__FLT16_MAX__)
-    typedef _Float16 VH __attribute__((vector_size(32)));
-    VH v;
-    std::memcpy(&v, x, sizeof v);
-    return __builtin_convertvector(v, VF);
+#if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512F__)
+    return bits_as<VF>(_mm512_cvtph_ps(read<__m256i>(x)));
+#elif !defined(GRAPHLLM_PORTABLE) && defined(__F16C__)
+    return both(_mm256_cvtph_ps(read<__m128i>(x)), _mm256_cvtph_ps(read<__m128i>(x + 8)));
+#elif defined(__ARM_FP16_FORMAT_IEEE)
+    typedef __fp16 VH __attribute__((vector_size(32)));
+    return __builtin_convertvector(read<VH>(x), VF);
 #else
-    VU16 narrow;
-    std::memcpy(&narrow, x, sizeof narrow);
-    const VU bits = __builtin_convertvector(narrow, VU), magnitude = (bits & 0x7fff) << 13;
+    const VU bits = __builtin_convertvector(read<VU16>(x), VU), magnitude = (bits & 0x7fff) << 13;
     const VU value = bits_as<VU>(bits_as<VF>(magnitude) * bits_as<float>(uint32_t(127 + 112) << 23));
     const VU special = bits_as<VU>(magnitude >= 0x0f800000);
     return bits_as<VF>((value & ~special) | ((magnitude | 0x7f800000) & special) | (bits & 0x8000) << 16);
@@ -52,11 +67,13 @@ inline VF load(const f16* x) {
 
 inline VF load(const int8_t* x) {
 #if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512F__)
-    return bits_as<VF>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(x)))));
-#else
-    VI8 v;
-    std::memcpy(&v, x, sizeof v);  // by way of 16 bits, or compilers go through it one by one
-    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(v, VI16), VI), VF);
+    return bits_as<VF>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(read<__m128i>(x))));
+#elif !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
+    const __m128i v = read<__m128i>(x);
+    return both(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(v, v))));
+#else  // by way of 16 bits, or compilers go through it one by one
+    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(read<VI8>(x), VI16), VI), VF);
 #endif
 }
 
