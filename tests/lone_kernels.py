@@ -42,13 +42,14 @@ def positions(rng: np.random.Generator, function: Function, context: int, slots:
 
 
 def caches(rng: np.random.Generator, states: Iterable[State], pos: list[int], slot: list[int]) -> dict[str, Array]:
-    """Random up to each row's position, NaN wherever no row may look."""
+    """Random up to each row's position; wherever no row may look NaN, or a number that int8 rows do not have."""
     out: dict[str, Array] = {}
     for state in states:
-        out[state.name] = np.full(state.type.shape, np.nan, state.type.numpy)
+        whole = state.type.dtype == "i8"
+        out[state.name] = np.full(state.type.shape, -128 if whole else np.nan, state.type.numpy)
         for p, s in zip(pos, slot, strict=True):
             seen = out[state.name][s, :, : p + 1]
-            seen[...] = rng.standard_normal(seen.shape)
+            seen[...] = rng.integers(-127, 128, seen.shape) if whole else rng.standard_normal(seen.shape)
     return out
 
 
@@ -56,7 +57,12 @@ def close(got: Array, want: Array, dtype: DType, what: str) -> None:
     seen = ~np.isnan(want)
     assert not np.isnan(got.astype(np.float64)[seen]).any(), f"{what}: NaN reached it"
     assert np.isnan(got.astype(np.float64)[~seen]).all(), f"{what}: written where nothing was to be"
-    if dtype in ("i8", "i32"):
+    if dtype == "i8":  # a number near half a step may be rounded either way
+        apart = np.abs(got.astype(int) - want)
+        assert apart.max(initial=0) <= 1, f"{what}: off by {apart.max()}"
+        assert np.count_nonzero(apart) <= 1 + got.size // 1000, f"{what}: {np.count_nonzero(apart)} of {got.size} off"
+        return
+    if dtype == "i32":
         np.testing.assert_array_equal(got, want)
         return
     bound = (F16_TOLERANCE if dtype in ("f16", "bf16") else TOLERANCE) * max(np.abs(want[seen]).max(initial=0), 1e-3)
@@ -133,13 +139,19 @@ class Lone:
         self.weights[name] = Weight(name, TensorType(dtype, shape))
         return self.weights[name]
 
-    def cache(self, name: str, dtype: DType) -> State:
-        self.states[name] = State(name, TensorType(dtype, CACHE))
+    def cache(self, name: str, dtype: DType, d: int = CACHE[-1]) -> State:
+        self.states[name] = State(name, TensorType(dtype, (*CACHE[:-1], d)))
         return self.states[name]
 
 
 def _attention(dtype: DType, window: int) -> Callable[[Lone], Value]:
     def body(s: Lone) -> Value:
+        if dtype == "i8":
+            caches = [s.cache(n, "i8") if "." not in n else s.cache(n, "f32", 1) for n in ("k", "k.s", "v", "v.s")]
+            rounded: Value = ops.attention_int8(
+                s.x(s.t, 3, 24), *caches, s.pos, s.slot, scale=0.01 * 24**-0.5, window=window
+            )
+            return rounded
         keys, values = s.cache("k", dtype), s.cache("v", dtype)
         q = s.x(s.t, 3, 24)
         out: Value = ops.attention(q, keys, values, s.pos, s.slot, scale=24**-0.5, window=window)
@@ -157,6 +169,8 @@ LONE: dict[str, Callable[[Lone], Any]] = {
     "attention window": _attention("f32", 7),
     "attention f16 window": _attention("f16", 1),
     "attention wide window": _attention("f32", 53),
+    "attention_int8": _attention("i8", 0),
+    "attention_int8 window": _attention("i8", 7),
     "cast": lambda s: ops.cast(ops.embed(s.ids, s.weight(1031, 48, dtype="bf16")), dtype="f32"),
     "cast f16": lambda s: ops.cast(ops.embed(s.ids, s.weight(1031, 48, dtype="f16")), dtype="f32"),
     "cast to f16": lambda s: ops.cast(s.x(s.t, 48), dtype="f16"),
@@ -173,6 +187,14 @@ LONE: dict[str, Callable[[Lone], Any]] = {
     "embed": lambda s: ops.embed(s.ids, s.weight(1031, 48)),
     "kv_write": lambda s: ops.kv_write(s.cache("k", "f32"), s.x(s.t, 1, 24), s.pos, s.slot),
     "kv_write f16": lambda s: ops.kv_write(s.cache("k", "f16"), s.x(s.t, 1, 24), s.pos, s.slot),
+    "kv_write int8": lambda s: tuple(
+        ops.kv_write(cache, row, s.pos, s.slot)
+        for cache, row in zip(
+            (s.cache("k", "i8"), s.cache("k.scale", "f32", 1)),
+            ops.quantize_rows(s.x(s.t, 1, 24), group=24),
+            strict=True,
+        )
+    ),
     "linear": lambda s: ops.linear(s.x(s.t, 48), s.weight(100, 48)),
     "linear to V": lambda s: ops.linear(s.x(s.t, 48), s.weight(1031, 48)),
     "linear to one": lambda s: ops.linear(s.x(s.t, 48), s.weight(1, 48)),
@@ -184,6 +206,8 @@ LONE: dict[str, Callable[[Lone], Any]] = {
         s.x(s.t, 100), ops.dequantize(s.weight(48, 100, dtype="i8"), s.weight(75, name="scale"), group=64)
     ),
     "mul": lambda s: ops.mul(s.x(s.t, 100), s.x(s.t, 100, name="y")),
+    "quantize_rows": lambda s: ops.quantize_rows(s.x(s.t, 100), group=33),
+    "quantize_rows of heads": lambda s: ops.quantize_rows(s.x(s.t, 3, 24), group=24),
     "reshape": lambda s: ops.add(ops.reshape(s.x(s.t, 72), shape=(s.t, 3, 24)), s.weight(24)),
     "rmsnorm": lambda s: ops.rmsnorm(s.x(s.t, 48), s.weight(48), eps=1e-5),
     "rmsnorm of heads": lambda s: ops.rmsnorm(s.x(s.t, 3, 24), s.weight(24), eps=0.25),

@@ -36,7 +36,7 @@ from graphllm.passes.pipeline import lowering
 from graphllm.runtime.cpu_device import CpuDevice
 from graphllm.runtime.dry_run import dry_run
 from tests.cpu_models import cpu_device, cpu_lowered, quick_builds
-from tests.lone_kernels import LONE, Lone, alone, caches, close, fresh, positions, structure
+from tests.lone_kernels import CACHE, LONE, Lone, alone, caches, close, fresh, positions, structure
 from tests.lowered_models import Storage
 from tests.model_zoo import ZOO
 
@@ -139,7 +139,12 @@ KERNELS: tuple[tuple[str, Storage, str], ...] = (
     ("everything", "bf16", "f16"),
     ("everything", "f16", "f32"),
     ("everything", "int8", "f16"),
+    ("everything", "bf16", "i8"),
+    ("odd_interleaved", "int8", "i8"),
     ("mqa", "bf16", "f32"),
+    ("mqa", "f32", "i8"),
+    ("window_mixed", "f32", "i8"),
+    ("narrow_heads", "f32", "i8"),
     ("narrow_heads", "f32", "f16"),
     ("tied", "int8", "f32"),
     ("one_head", "f16", "f16"),
@@ -160,8 +165,8 @@ def test_every_kernel_of_a_model(name: str, storage: Storage, kv_dtype: str) -> 
 @pytest.mark.parametrize("name", ZOO)
 def test_decoders_are_fused_to_the_last_operation(name: str) -> None:
     """Five kernels a layer, and embedding, rotation and classifier: nothing of a decoder is left by itself."""
-    for storage in ("f32", "bf16", "int8"):
-        module = cpu_lowered(name, storage).module
+    for storage, kv_dtype in (("f32", "f32"), ("bf16", "f16"), ("int8", "f32"), ("f32", "i8")):
+        module = cpu_lowered(name, storage, kv_dtype=kv_dtype).module
         for function in module.functions.values():
             assert len(function.ops) == 5 * ZOO[name].layers + 3
         dry_run(module)  # reads what was written, writes over nothing that is still read
@@ -185,8 +190,8 @@ class Gathered(Lone):
         self.weights[name] = Weight(f"{self.prefix}.{name}", TensorType(dtype, shape))
         return self.weights[name]
 
-    def cache(self, name: str, dtype: Any) -> State:
-        state = super().cache(name, dtype)
+    def cache(self, name: str, dtype: Any, d: int = CACHE[-1]) -> State:
+        state = super().cache(name, dtype, d)
         self.states[name] = State(f"{self.prefix}.{name}", state.type)
         return self.states[name]
 
@@ -200,9 +205,10 @@ def test_lone_operations() -> None:
                 scope = Gathered(t, f"lone{number}.{t}.{rows[:3]}")
                 with scope.builder as b:
                     result = body(scope)
-                    updates = [(s, result) for s in scope.states.values()] if "kv" in name else []
+                    results = list(result) if isinstance(result, tuple) else [result]
+                    updates = list(zip(scope.states.values(), results, strict=True)) if "kv" in name else []
                     title = f"{re.sub('[^a-z0-9]', '_', name)}_{t}_{rows}"
-                    functions[title] = b.function(title, [] if updates else [result], updates, rows)
+                    functions[title] = b.function(title, [] if updates else results, updates, rows)
                 weights |= {w.name: w for w in scope.weights.values()}
                 states |= {s.name: s for s in scope.states.values()}
     module, _ = run_passes(Module(weights, states, functions), lowering(CPU))

@@ -145,6 +145,9 @@ STORED: tuple[tuple[str, Storage, DType], ...] = (
     ("everything", "f16", "f32"),
     ("everything", "int8", "f32"),
     ("tied", "int8", "f16"),
+    ("everything", "bf16", "i8"),
+    ("odd_sizes", "f32", "i8"),
+    ("window_mixed", "f32", "i8"),
 )
 
 
@@ -165,8 +168,9 @@ def test_lone_operations(name: str) -> None:
             scope = Lone(t)
             with scope.builder as b:
                 result = LONE[name](scope)
-                updates = [(s, result) for s in scope.states.values()] if "kv" in name else []
-                function = b.function("f", [] if updates else [result], updates, rows)
+                results = list(result) if isinstance(result, tuple) else [result]
+                updates = list(zip(scope.states.values(), results, strict=True)) if "kv" in name else []
+                function = b.function("f", [] if updates else results, updates, rows)
             module = Module(scope.weights, scope.states, {"f": function})
             (module, _) = run_passes(module, lowering(NUMPY))
             weights = {n: fresh(rng, w.type) for n, w in scope.weights.items()}

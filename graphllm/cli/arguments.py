@@ -75,7 +75,11 @@ def _model_options(p: argparse.ArgumentParser) -> None:
         help="positions of the KV cache (default: the model's, at most 4096)",
     )
     p.add_argument("--slots", type=_whole, default=0, metavar="B", help="sequences held at once (default: 1)")
-    p.add_argument("--kv", choices=["f32", "f16"], help="what the KV cache stores (default: f16 on cpu, f32 on numpy)")
+    p.add_argument(
+        "--kv",
+        choices=["f32", "f16", "int8"],
+        help="what the KV cache stores, int8 with a scale for each head (default: f16 on cpu, f32 on numpy)",
+    )
     p.add_argument(
         "--dtype", choices=["f32", "f16", "bf16"], help="what matrices are stored in (default: the checkpoint's)"
     )

@@ -21,7 +21,7 @@ def load_choices(a: argparse.Namespace) -> dict[str, Any]:
         "tokenizer": a.tokenizer,
         "context": a.context,
         "slots": a.slots,
-        "kv_dtype": a.kv,
+        "kv_dtype": "i8" if a.kv == "int8" else a.kv,
         "dtype": a.dtype,
         "quantize": quantization(a),
         "overrides": _overrides(a),

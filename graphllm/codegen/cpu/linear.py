@@ -12,6 +12,7 @@ from graphllm.codegen.cpu.product import (
     HeadBias,
     HeadNorm,
     Product,
+    Rounded,
     Silu,
     Step,
     Stored,
@@ -21,7 +22,7 @@ from graphllm.codegen.cpu.product import (
 from graphllm.codegen.cpu.target import FEW, scratch_bytes
 from graphllm.codegen.cpu.text import C_TYPES, KernelText
 from graphllm.errors import PlanError
-from graphllm.ir.core import Value
+from graphllm.ir.core import Operation, Value
 
 UNIT: Final = 32  # columns that are computed together, where heads do not say otherwise
 _OF_HEADS: Final = (HeadBias, HeadNorm, Turn)
@@ -50,7 +51,7 @@ class _Writer:
             words.append("swiglu")
         if any(isinstance(s, Turn) for s in steps):
             words.append("rope")
-        if any(isinstance(b.end, Cached) for b in p.branches):
+        if any(isinstance(b.end, Cached | Rounded) for b in p.branches):
             words.append("cache")
         if any(isinstance(s, With) for s in steps):
             words.append("add")
@@ -66,7 +67,7 @@ class _Writer:
         self.source()
         self.finish()
         live = text.count(p.rows) if p.taken is None else str(p.anchor.result.type.shape[0])
-        if any(isinstance(b.end, Cached) for b in p.branches):
+        if any(isinstance(b.end, Cached | Rounded) for b in p.branches):
             live = "step.live"  # whatever a damaged plan makes its rows of: others have no position
         most = p.anchor.result.type.shape[0]
         cut = f"Cut{{{{{pieces}, {n}}}, {self.unit}, {units}, {last}}}"
@@ -210,13 +211,18 @@ class _Writer:
             to = self.place(end.value, of or "y", "t", n, branch.first, written=True)
         for i, step in enumerate(branch.steps):
             self.step(step, x, n, count, to if i == len(branch.steps) - 1 else x, of)
-        if isinstance(end, Cached):
-            op = end.write
-            position, slot = text.placing(op)
-            cache = text.whole(op.operands[0], of, written=True)
-            text.line(f"cache_row({x}, {count}, {cache} + {cache_row(op.operands[0], head, slot, position)});")
+        if isinstance(end, Cached | Rounded):
+            names = {end.write: of} if isinstance(end, Cached) else {end.rows: of, end.scales: f"{of}_scale"}
+            to = ", ".join(self.cached(op, head, name) for op, name in names.items())
+            text.line(f"cache_row({x}, {count}, {to});")
         elif not branch.steps:
             text.line(f"copy({x}, {count}, {to});")
+
+    def cached(self, write: Operation, head: str, name: str) -> str:
+        """Where a head of row t goes in a cache."""
+        cache = write.operands[0]
+        position, slot = self.text.placing(write)
+        return f"{self.text.whole(cache, name, written=True)} + {cache_row(cache, head, slot, position)}"
 
     def step(self, step: Step, x: str, n: str, count: str, y: str, of: str = "") -> None:
         """One step on ``count`` columns at ``x``, the first of which is column ``n`` of the product; into ``y``."""
@@ -246,7 +252,7 @@ class _Writer:
 def _called(branch: Branch) -> str:
     """What people call the columns of a branch, by what becomes of them; '' where they have no name."""
     turned = any(isinstance(s, Turn) for s in branch.steps)
-    if isinstance(branch.end, Cached):
+    if isinstance(branch.end, Cached | Rounded):
         return "keys" if turned else "values"
     return "queries" if turned else ""
 

@@ -189,28 +189,46 @@ def _take_rows(op: Operation, text: KernelText) -> None:
 
 def _kv_write(op: Operation, text: KernelText) -> None:
     cache, x = op.operands[:2]
-    _f32(op, x)
+    if x.type.dtype != cache.type.dtype:
+        _f32(op, x)
+    call = "copy" if x.type.dtype == cache.type.dtype else "cache_row"
     _, heads, _, d = cache.type.shape
     position, slot = text.placing(op)
     with _loop(text, "step.live", "t"):
         to = f"{text.whole(cache, 'cache', written=True)} + {cache_row(cache, 'h', slot, position)}"
         with text.block(f"for (int h = 0; h < {heads}; ++h)"):
-            text.line(f"cache_row({text.row(x, 'x', f'(t * {heads} + h)')}, {d}, {to});")
+            text.line(f"{call}({text.row(x, 'x', f'(t * {heads} + h)')}, {d}, {to});")
 
 
 def cache_row(cache: Value, head: str, slot: str, position: str) -> str:
     """The element offset of a head's row of a cache [B,K,S,d]."""
     _, heads, context, d = cache.type.shape
-    return f"(((long){slot} * {heads} + {head}) * {context} + {position}) * {d}"
+    row = f"((long){slot} * {heads} + {head}) * {context} + {position}"
+    return f"({row}) * {d}" if d > 1 else row
+
+
+def _quantize_rows(op: Operation, text: KernelText) -> None:
+    x, (q, scale) = op.operands[0], op.results
+    _f32(op, x)
+    with _loop(text, text.count(q, per_row(q)), "i"):
+        to = f"{text.row(q, 'q', 'i', written=True)}, {text.row(scale, 'scale', 'i', written=True)}"
+        text.line(f"quantize({text.row(x, 'x', 'i')}, {x.type.shape[-1]}, {op.attrs['group']}, {to});")
 
 
 def _attention(op: Operation, text: KernelText) -> None:
-    q, keys, values = op.operands[:3]
+    q, *caches = op.operands[:-2]
+    keys = caches[0]
     _f32(op, q, op.result)
     text.placing(op)
     (_, heads, _), (_, kv_heads, context, d) = q.type.shape, keys.type.shape
-    pointers = [text.whole(q, "q"), text.whole(keys, "keys"), text.whole(values, "values")]
-    pointers.append(text.whole(op.result, "y", written=True))
+    given = text.whole(q, "q")
+    if len(caches) == 2:
+        sides = [text.whole(v, role) for v, role in zip(caches, ("keys", "values"), strict=True)]
+    else:
+        roles = ("keys", "keys_scale", "values", "values_scale")
+        at = [text.whole(v, role) for v, role in zip(caches, roles, strict=True)]
+        sides = [f"Rounded{{{at[0]}, {at[1]}}}", f"Rounded{{{at[2]}, {at[3]}}}"]
+    pointers = [given, *sides, text.whole(op.result, "y", written=True)]
     text.line(f"const Heads heads{{{heads}, {kv_heads}, {context}}};")
     scale, window = number(op.attrs["scale"]), op.attrs["window"]
     arguments = f"step, {', '.join(pointers)}, step.live, heads, {scale}, {window}"
@@ -231,11 +249,13 @@ def number(value: object) -> str:
 _WRITERS: Final[dict[str, Callable[[Operation, KernelText], None]]] = {
     "add": _elementwise("add"),
     "attention": _attention,
+    "attention_int8": _attention,
     "cast": _cast,
     "dequantize": _dequantize,
     "embed": _embed,
     "kv_write": _kv_write,
     "mul": _elementwise("mul"),
+    "quantize_rows": _quantize_rows,
     "rmsnorm": _rmsnorm,
     "rope": _rope,
     "rotation": _rotation,

@@ -70,6 +70,14 @@ class Cached:
 
 
 @dataclass(frozen=True, slots=True)
+class Rounded:
+    """The end of a branch: each head goes to the row's position in an int8 cache, and its scale to another."""
+
+    rows: Operation
+    scales: Operation
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """The end of a branch: its columns go to a value in memory."""
 
@@ -77,7 +85,7 @@ class Stored:
 
 
 Step: TypeAlias = Bias | HeadBias | With | Silu | HeadNorm | Turn
-OF_HEADS: Final = (HeadBias, HeadNorm, Turn, Cached)
+OF_HEADS: Final = (HeadBias, HeadNorm, Turn, Cached, Rounded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,7 @@ class Branch:
     width: int
     steps: tuple[Step, ...] = ()
     head: int = 0
-    end: Cached | Stored | None = None
+    end: Cached | Rounded | Stored | None = None
     up: Branch | None = None
 
     @property
@@ -283,7 +291,7 @@ class _Reader:
         """The branches that the operation's results are; none for an end."""
         inside = [i for i, v in enumerate(op.operands) if id(v) in self.tiles]
         tile = self.tiles[id(op.operands[inside[0]])]
-        if op.name != "kv_write" and any(v.type.dtype != "f32" for v in op.results):
+        if op.name not in ("kv_write", "quantize_rows") and any(v.type.dtype != "f32" for v in op.results):
             raise _Unfit
         if tile.up is not None and op.name != "reshape":
             raise _Unfit
@@ -301,12 +309,27 @@ class _Reader:
             case "kv_write" if inside == [1] and tile.head and id(op.operands[0]) not in self.made_by:
                 self.branches.append(replace(tile, end=Cached(op)))
                 return []
+            case "quantize_rows" if tile.head and int(str(op.attrs["group"])) >= tile.head:
+                rows, scales = (self.written(v) for v in op.results)
+                self.branches.append(replace(tile, end=Rounded(rows, scales)))
+                return []
             case "mul" if len(inside) == 2:
                 return [self.gate(op)]
             case "add" | "mul" if len(inside) == 1:
                 return [self.then(tile, self.combine(tile, op, op.operands[1 - inside[0]], inside[0]))]
             case _:
                 raise _Unfit
+
+    def written(self, value: Value) -> Operation:
+        """The operation that writes a value to a cache, where nobody else reads it."""
+        readers = [op for op in self.ops if any(v is value for v in op.operands)]
+        if id(value) in self.handed_out or len(readers) != 1 or readers[0].name != "kv_write":
+            raise _Unfit
+        (op,) = readers
+        if op.operands[1] is not value or id(op.operands[0]) in self.made_by:
+            raise _Unfit
+        self.used.add(id(op))
+        return op
 
     def outside(self, value: Value) -> Value:
         if id(value) in self.made_by:

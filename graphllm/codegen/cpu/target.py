@@ -7,9 +7,13 @@ from typing import Final
 
 from graphllm.codegen.cpu.product import PRODUCTS, product_of
 from graphllm.ir.core import Operation, Value, Weight
+from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.target import Target, Template
 
 STACK: Final = 12  # of gemm_tile.h: rows that are arranged together for a blocked product
+AFTER_PRODUCT: Final = frozenset(
+    {"add", "split", "reshape", "rmsnorm", "rope", "quantize_rows", "kv_write", "silu", "mul"}
+)
 FEW: Final = 8  # rows of a step up to which weights are read once, row by row; beyond, a blocked product
 
 
@@ -64,17 +68,20 @@ CPU: Final = Target(
             "linear",
             anchor="linear",
             before=frozenset({"rmsnorm", "take_rows", "cast", "dequantize"}),
-            after=frozenset({"add", "split", "reshape", "rmsnorm", "rope", "kv_write", "silu", "mul"}),
+            after=AFTER_PRODUCT,
             fits=fits_product,
         ),
         Template(
             "linear",
             anchor="linear_int8",
             before=frozenset({"rmsnorm", "take_rows", "cast", "quantize_rows"}),
-            after=frozenset({"add", "split", "reshape", "rmsnorm", "rope", "kv_write", "silu", "mul"}),
+            after=AFTER_PRODUCT,
             fits=fits_product,
         ),
-        Template("attention", anchor="attention", before=frozenset(), after=frozenset({"reshape"})),
+        *(
+            Template("attention", anchor=op, before=frozenset(), after=frozenset({"reshape"}))
+            for op in sorted(ATTENTION)
+        ),
         Template("embed", anchor="dequantize", before=frozenset({"embed"}), after=frozenset(), fits=fits_gather),
         Template(
             "embed", anchor="embed", before=frozenset({"dequantize"}), after=frozenset({"cast"}), fits=fits_gather

@@ -13,6 +13,7 @@ from typing import Final
 
 from graphllm.errors import PlanError
 from graphllm.ir.core import Operation, RowOrder, Value
+from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.types import FLOATS
 
 
@@ -60,7 +61,7 @@ def where(rows: RowOrder, count: int) -> str:
 
 def reads(op: Operation) -> tuple[Value, ...]:
     """The operands the code reads as arrays; positions and slots reach caches and attention as numbers."""
-    return op.operands[: {"kv_write": 2, "attention": 3}.get(op.name, len(op.operands))]
+    return op.operands[:-2] if op.name in ATTENTION or op.name == "kv_write" else op.operands
 
 
 def scratch_as(scratch: str, shape: tuple[int, ...]) -> str:
@@ -276,11 +277,13 @@ def _placed_by_the_step(op: Operation, t: KernelText) -> None:
 
 
 def _attention(op: Operation, t: KernelText) -> None:
-    q, k, v = op.operands[:3]
+    q, *caches = op.operands[:-2]
     _placed_by_the_step(op, t)
+    half = len(caches) // 2  # rows, and their scales if they are int8
+    keys, values = (f"({', '.join(map(t.of, side))},)" for side in (caches[:half], caches[half:]))
     kind = "row" if t.count == 1 else "block" if t.rows == "consecutive" else "rows"
     run = t.let(
-        f"bind_{kind}({t.of(q)}, {t.of(k)}, {t.of(v)}, {t.of(op.result)}, {t.scratch[id(op)]}, "
+        f"bind_{kind}({t.of(q)}, {keys}, {values}, {t.of(op.result)}, {t.scratch[id(op)]}, "
         f"scale={op.attrs['scale']!r}, window={op.attrs['window']!r})"
     )
     t.placed = True
@@ -290,6 +293,7 @@ def _attention(op: Operation, t: KernelText) -> None:
 _WRITERS: Final[dict[str, Callable[[Operation, KernelText], None]]] = {
     "add": _add,
     "attention": _attention,
+    "attention_int8": _attention,
     "cast": _cast,
     "dequantize": _dequantize,
     "embed": _embed,
@@ -306,7 +310,14 @@ _WRITERS: Final[dict[str, Callable[[Operation, KernelText], None]]] = {
     "split": _view,
     "take_rows": _take_rows,
 }
-_WHOLE: Final = {"linear": (1,), "linear_int8": (2, 3), "embed": (1,), "kv_write": (0,), "attention": (1, 2)}
+_WHOLE: Final = {
+    "attention": (1, 2),
+    "attention_int8": (1, 2, 3, 4),
+    "embed": (1,),
+    "kv_write": (0,),
+    "linear": (1,),
+    "linear_int8": (2, 3),
+}
 _READS_NARROW: Final = frozenset(
-    {"attention", "cast", "dequantize", "embed", "kv_write", "linear_int8", "reshape", "split"}
+    {"attention", "attention_int8", "cast", "dequantize", "embed", "kv_write", "linear_int8", "reshape", "split"}
 )

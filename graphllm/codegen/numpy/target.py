@@ -7,9 +7,13 @@ from typing import Final
 
 from graphllm.codegen.kernels.numpy.attention import scratch_floats
 from graphllm.ir.core import Operation, Weight
+from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.target import Target, Template
 
 F32: Final = 4  # bytes
+AFTER_PRODUCT: Final = frozenset(
+    {"add", "split", "reshape", "rmsnorm", "rope", "quantize_rows", "kv_write", "silu", "mul"}
+)
 
 
 def scratch_bytes(op: Operation) -> int:
@@ -20,7 +24,7 @@ def scratch_bytes(op: Operation) -> int:
             return F32 * prod(shape[:-1])
         case "rotation":
             return F32 * prod(shape[:-1])
-        case "attention":
+        case "attention" | "attention_int8":
             cache = op.operands[1].type
             return F32 * scratch_floats(shape, cache.shape, cache.dtype != "f32")
         case "linear_int8":  # its activations, widened
@@ -41,15 +45,18 @@ NUMPY: Final = Target(
             "linear",
             anchor="linear",
             before=frozenset({"rmsnorm", "take_rows", "cast", "dequantize"}),
-            after=frozenset({"add", "split", "reshape", "rmsnorm", "rope", "kv_write", "silu", "mul"}),
+            after=AFTER_PRODUCT,
         ),
         Template(
             "linear",
             anchor="linear_int8",
             before=frozenset({"rmsnorm", "take_rows", "quantize_rows"}),
-            after=frozenset({"add", "split", "reshape", "rmsnorm", "rope", "kv_write", "silu", "mul"}),
+            after=AFTER_PRODUCT,
         ),
-        Template("attention", anchor="attention", before=frozenset(), after=frozenset({"reshape"})),
+        *(
+            Template("attention", anchor=op, before=frozenset(), after=frozenset({"reshape"}))
+            for op in sorted(ATTENTION)
+        ),
         Template("embed", anchor="embed", before=frozenset(), after=frozenset({"cast", "dequantize"})),
     ),
     stepwise=True,

@@ -9,6 +9,23 @@ struct Heads {
     int queries, keys, context;  // H, K and S
 };
 
+// A cache of int8 rows, and the scale of each.
+struct Rounded {
+    const int8_t* rows;
+    const float* scales;
+};
+
+template <class S>
+inline const S* rows_of(const S* cache) {
+    return cache;
+}
+inline const int8_t* rows_of(Rounded cache) { return cache.rows; }
+
+// x[j] *= the scale of row first + j, if the cache has any; n of them.
+template <class S>
+inline void rescale(float*, const S*, long, int) {}
+inline void rescale(float* x, Rounded cache, long first, int n) { mul(x, cache.scales + first, n, x); }
+
 constexpr int BLOCK = 64;  // keys that the heads of a group score one after the other
 
 // Private bytes of a thread.
@@ -103,8 +120,8 @@ inline void softmax(float* x, int n) {
 }
 
 // y [T,H,D] of rows q [T,H,D]. Row t sees positions up to its own, at most ``window`` of them unless that is 0.
-template <int D, class S>
-inline void attention(const Step& step, const float* q, const S* keys, const S* values, float* y, int rows, Heads heads,
+template <int D, class Cache>
+inline void attention(const Step& step, const float* q, Cache keys, Cache values, float* y, int rows, Heads heads,
                       float scale, int window) {
     const int group = heads.queries / heads.keys;
     const int ld = (heads.context + LANES - 1) / LANES * LANES;
@@ -113,16 +130,18 @@ inline void attention(const Step& step, const float* q, const S* keys, const S* 
     for (int i = mine.first; i < mine.last; ++i) {
         const int t = i / heads.keys, head = i % heads.keys, position = step.pos[t];
         const int first = window > 0 && position + 1 > window ? position + 1 - window : 0, n = position + 1 - first;
-        const long at = ((long(step.slot[t]) * heads.keys + head) * heads.context + first) * D;
+        const long row = (long(step.slot[t]) * heads.keys + head) * heads.context + first, at = row * D;
         const float* query = q + (long(t) * heads.queries + head * group) * D;
         float* out = y + (long(t) * heads.queries + head * group) * D;
         // keys and values of a group's heads come from memory once: blocks of them stay in the first-level cache
         for (int j = 0; j < n; j += BLOCK)
             for (int h = 0; h < group; ++h)
-                score<D>(query + h * D, keys + at + long(j) * D, n - j < BLOCK ? n - j : BLOCK, scale, scores + h * ld + j);
+                score<D>(query + h * D, rows_of(keys) + at + long(j) * D, n - j < BLOCK ? n - j : BLOCK, scale, scores + h * ld + j);
         for (int h = 0; h < group; ++h) {
+            rescale(scores + h * ld, keys, row, n);
             softmax(scores + h * ld, n);
-            mix<D>(scores + h * ld, values + at, n, out + h * D);
+            rescale(scores + h * ld, values, row, n);
+            mix<D>(scores + h * ld, rows_of(values) + at, n, out + h * D);
         }
     }
 }

@@ -26,6 +26,16 @@ inline void spread(const float* x, long row, long step, const float* panel, int 
                 sums[r][c] += read<NF>(panel + long(k) * PANEL + c * LANE) * x[r * row + k * step];
 }
 
+// n rows of a cache as f32.
+template <int D, class S>
+inline void rows_to(const S* cache, long first, int n, float* y) {
+    widen(cache + first * D, n * D, y);
+}
+template <int D>
+inline void rows_to(Rounded cache, long first, int n, float* y) {
+    dequantize(cache.rows + first * D, cache.scales + first, n * D, D, y);
+}
+
 struct Lanes {
     VI position[QUERIES];
     VF most[QUERIES], total[QUERIES];
@@ -62,9 +72,9 @@ inline void soften(float* scores, int n, int first, float scale, int window, boo
 
 // y [T,H,D] of rows q [T,H,D] at successive positions of one slot, each of which sees positions up to its own, at most
 // ``window`` of them unless that is 0.
-template <int D, class S>
-inline void attention_many(const Step& step, const float* q, const S* keys, const S* values, float* y, int rows,
-                           Heads heads, float scale, int window) {
+template <int D, class Cache>
+inline void attention_many(const Step& step, const float* q, Cache keys, Cache values, float* y, int rows, Heads heads,
+                           float scale, int window) {
     constexpr int DEEP = up(D, STACK);
     const int group = heads.queries / heads.keys, pairs = rows * group, tiles = (pairs + PANEL - 1) / PANEL;
     float *k_block = reinterpret_cast<float*>(step.scratch), *v_block = k_block + up(KEYS, STACK) * DEEP;
@@ -87,10 +97,10 @@ inline void attention_many(const Step& step, const float* q, const S* keys, cons
 
         const int lowest = step.pos[row_of(0)], highest = step.pos[row_of(count - 1)];
         const int start = window > 0 && lowest + 1 > window ? lowest + 1 - window : 0;
-        const long cache = (long(step.slot[row_of(0)]) * heads.keys + head) * heads.context * D;
+        const long cache = (long(step.slot[row_of(0)]) * heads.keys + head) * heads.context;
         for (int first = start; first <= highest; first += KEYS) {
             const int n = highest + 1 - first < KEYS ? highest + 1 - first : KEYS;
-            widen(keys + cache + long(first) * D, n * D, k_block);
+            rows_to<D>(keys, cache + first, n, k_block);
             for (int j = 0; j < n; j += TALL) {
                 NF sums[TALL][COLUMNS] = {};
                 spread(k_block + long(j) * D, D, 1, queries, D, sums);
@@ -99,7 +109,7 @@ inline void attention_many(const Step& step, const float* q, const S* keys, cons
             VF fade[QUERIES];
             const bool masked = first + n - 1 > lowest || (window > 0 && first < highest + 1 - window);
             soften(scores, n, first, scale, window, masked, lanes, fade);
-            widen(values + cache + long(first) * D, n * D, v_block);
+            rows_to<D>(values, cache + first, n, v_block);
             NF kept[COLUMNS];
             std::memcpy(kept, fade, sizeof kept);
             for (int e = 0; e < D; e += TALL) {

@@ -4,7 +4,8 @@ Each ``bind_*`` function makes its views once and returns the function a step ca
 the heads of a group: a batched product broadcasts over them. Scores are computed into scratch, nothing is allocated.
 Only positions that were written are read, so whatever else a cache holds cannot matter.
 
-Shapes: T rows, H heads in K groups of G, d head size, S positions of the cache, B slots.
+Shapes: T rows, H heads in K groups of G, d head size, S positions of the cache, B slots. A cache is one array [B,K,S,d]
+of floats, or two: int8 rows and their scales [B,K,S,1].
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy import add, copyto, divide, exp, matmul, maximum, multiply, subtract
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Cache = tuple[Array, ...]
 Shapes = tuple[tuple[int, ...], ...]
 ROW_BLOCK = 64  # rows of a prompt whose scores are held at once
 
@@ -64,29 +66,40 @@ def _above(n: int) -> Array:
     return np.triu(np.full((n, n), -np.inf, np.float32), 1)
 
 
+def _widen(cache: Cache, seen: tuple[int | slice, ...], out: Array) -> None:
+    """What a cache holds at ``seen``, as f32."""
+    if len(cache) == 1:
+        copyto(out, cache[0][seen])
+    else:
+        multiply(cache[0][seen], cache[1][seen], out=out)
+
+
 def bind_row(
-    q: Array, keys: Array, values: Array, out: Array, scratch: Array, scale: float, window: int
+    q: Array, keys: Cache, values: Cache, out: Array, scratch: Array, scale: float, window: int
 ) -> Callable[[int, int], None]:
     """``run(position, slot)``: attention of one row ``q`` [H,d] over ``keys``, ``values`` [B,K,S,d] into ``out``."""
     h, d = q.shape
-    k = keys.shape[1]
-    narrow = keys.dtype != np.float32
-    scaled, total, scores, *wide = _carve(scratch, row_scratch((1, h, d), keys.shape, narrow))
+    shape = keys[0].shape
+    k = shape[1]
+    narrow = keys[0].dtype != np.float32
+    scaled, total, scores, *wide = _carve(scratch, row_scratch((1, h, d), shape, narrow))
     flat_q = q.reshape(-1, copy=False)
     grouped_q, total = scaled.reshape(k, h // k, d), total.reshape(k, h // k, 1)
     grouped_out = out.reshape(k, h // k, d, copy=False)
 
-    def widened(cache: Array, at: int) -> Array:
-        room = wide[at][: cache.size].reshape(cache.shape)
-        copyto(room, cache)
+    def seen(cache: Cache, at: int, slot: int, first: int, end: int) -> Array:
+        """[K,n,d]"""
+        where = (slot, slice(None), slice(first, end))
+        if not narrow:
+            return cache[0][where]
+        room = wide[at][: k * (end - first) * d].reshape(k, end - first, d)
+        _widen(cache, where, room)
         return room
 
     def run(position: int, slot: int) -> None:
         end = position + 1
         first = end - window if 0 < window < end else 0
-        seen_k, seen_v = keys[slot, :, first:end], values[slot, :, first:end]  # [K,n,d]
-        if narrow:
-            seen_k, seen_v = widened(seen_k, 0), widened(seen_v, 1)
+        seen_k, seen_v = seen(keys, 0, slot, first, end), seen(values, 1, slot, first, end)
         s = scores[: h * (end - first)].reshape(k, h // k, end - first)
         multiply(flat_q, scale, out=scaled)
         matmul(grouped_q, seen_k.swapaxes(1, 2), out=s)  # [K,G,d] @ [K,d,n]
@@ -101,7 +114,7 @@ def bind_row(
 
 
 def bind_rows(
-    q: Array, keys: Array, values: Array, out: Array, scratch: Array, scale: float, window: int
+    q: Array, keys: Cache, values: Cache, out: Array, scratch: Array, scale: float, window: int
 ) -> Callable[[list[tuple[int, int, int]]], None]:
     """``run([(row, position, slot), …])``: ``bind_row`` for each row of ``q`` [T,H,d] that is there; others give 0."""
     single = [bind_row(q[t], keys, values, out[t], scratch, scale, window) for t in range(len(q))]
@@ -116,7 +129,7 @@ def bind_rows(
 
 
 def bind_block(
-    q: Array, keys: Array, values: Array, out: Array, scratch: Array, scale: float, window: int
+    q: Array, keys: Cache, values: Cache, out: Array, scratch: Array, scale: float, window: int
 ) -> Callable[[int, int, int], None]:
     """``run(first position, live rows, slot)``: causal attention of the consecutive rows of ``q`` [T,H,d] into ``out``.
 
@@ -125,9 +138,9 @@ def bind_block(
     many of its rows are live.
     """
     t, h, _ = q.shape
-    _, k, s_max, _ = keys.shape
+    _, k, s_max, _ = keys[0].shape
     g = h // k
-    scaled, product, total, scores, staged_k, staged_v = _carve(scratch, block_scratch(q.shape, keys.shape))
+    scaled, product, total, scores, staged_k, staged_v = _carve(scratch, block_scratch(q.shape, keys[0].shape))
     step = len(scaled) // g
     ones, above = _ones(s_max), _above(step)
 
@@ -137,7 +150,7 @@ def bind_block(
         written = start + live - base
         for head in range(k):
             for staged, cache in ((staged_k, keys), (staged_v, values)):
-                copyto(staged[:written], cache[slot, head, base : start + live])
+                _widen(cache, (slot, head, slice(base, start + live)), staged[:written])
                 staged[written : stop - base] = 0
             for r in range(0, live, step):
                 n = min(step, t - r)
