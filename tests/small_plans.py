@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import graphllm
+from graphllm.ir.types import NUMPY_DTYPES
 from graphllm.plan.container import TensorSpec
 from graphllm.plan.plan_file import PlanFile, write_plan
 from graphllm.plan.tokenizer_data import TokenizerData
@@ -38,6 +39,7 @@ def forged(
     tokenizer: TokenizerData | None = None,
 ) -> Path:
     """The plan with other texts, documents or weights (None removes one), written as our own writer does it."""
+    kinds = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
     with PlanFile.open(plan) as old:
         arrays = {name: np.array(old.weight(name)) for name in old.weights}
         arrays = {k: v for k, v in {**arrays, **(weights or {})}.items() if v is not None}
@@ -46,7 +48,7 @@ def forged(
             texts={k: v for k, v in {**old.sections, **(texts or {})}.items() if v is not None},
             documents={k: v for k, v in {**old.documents, **(documents or {})}.items() if v is not None},
             tokenizer=tokenizer or old.tokenizer,
-            weights=[TensorSpec(name, "f32", array.shape) for name, array in arrays.items()],
+            weights=[TensorSpec(name, kinds[array.dtype], array.shape) for name, array in arrays.items()],
             read_weight=arrays.__getitem__,
         )
     return out

@@ -13,8 +13,9 @@ can do, ``plan`` what can be seen of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeAlias, get_args
 
 from graphllm._version import __version__
@@ -29,6 +30,7 @@ from graphllm.plan.plan_file import PlanFile, Verify, is_plan
 if TYPE_CHECKING:
     from graphllm.compiler.compile import Progress
     from graphllm.compiler.options import Options
+    from graphllm.compiler.quality import TextCost
     from graphllm.compiler.targets import TargetName
     from graphllm.frontends.overrides import Overrides
     from graphllm.ir.core import Module
@@ -51,6 +53,8 @@ def compile(
     quantize: Quantization | Mode | None = None,
     overrides: Overrides | None = None,
     target: TargetName | None = None,
+    measure: bool = False,
+    calibrate: PathLike | None = None,
     dump_ir: PathLike | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -69,6 +73,10 @@ def compile(
             multiplied; a ``Quantization`` says more. ``dtype`` is then that of the matrices that are kept.
         overrides: norm eps, RoPE and the like where the checkpoint does not say (``frontends.overrides``).
         target: ``cpu`` (native code) or ``numpy``; None = cpu where there is a C++ compiler. A plan runs on either.
+        measure: find the error of every tensor that ``quantize`` rounds, for ``Plan.report["quality"]``.
+        calibrate: a UTF-8 text on which the rounded model is compared with the one that is not (KL divergence, top-1
+            agreement, perplexity of both); ``measure`` goes with it. Both models are written to a folder beside the
+            plan while it lasts.
         dump_ir: a folder for the IR after every pass.
         progress: called with (what, done, total).
 
@@ -84,7 +92,11 @@ def compile(
     source, vocabulary = source_of(path), Path(tokenizer) if tokenizer is not None else None
     place = Path(out) if out is not None else None
     dump = Path(dump_ir) if dump_ir is not None else None
-    return Plan(PlanFile.open(_compile(source, vocabulary, options, place, dump, progress), verify="none"))
+    text = Path(calibrate) if calibrate is not None else None
+    if options.quantize is None and (measure or text is not None):
+        raise GraphLLMError("measure, calibrate: expected quantize with them; there is nothing else to measure")
+    found = _compile(source, vocabulary, options, place, dump, progress, measure or text is not None, text)
+    return Plan(PlanFile.open(found, verify="none"))
 
 
 def load(
@@ -245,17 +257,25 @@ def _compile(
     out: Path | None,
     dump: Path | None,
     progress: Progress | None,
+    measure: bool = False,
+    text: Path | None = None,
 ) -> Path:
     """Write the plan of a checkpoint to ``out``, or else to the cache, and say where it is."""
     from graphllm.compiler.cache import cached_path
-    from graphllm.compiler.compile import compile_checkpoint, refuse_sources, tokenizer_for, write
+    from graphllm.compiler.compile import compile_checkpoint, refuse_sources, tokenizer_for, weight_reader, write
 
     target = out if out is not None else cached_path(source, tokenizer, options)
     compiled = compile_checkpoint(source, options, dump)
     data = tokenizer_for(source, tokenizer, compiled.checkpoint.config.vocab)
     refuse_sources(target, source, tokenizer, compiled)
+    quality = None
+    if measure:
+        from graphllm.compiler.quality import as_json, tensor_errors
+
+        cost = _text_cost(source, tokenizer, options, target.absolute().parent, text, progress) if text else None
+        quality = as_json(list(tensor_errors(compiled.lowered, weight_reader(compiled))), cost)
     try:
-        write(target, compiled, data, options, progress)
+        write(target, compiled, data, options, progress, quality)
     except PlanError as error:
         if out is not None:
             raise
@@ -263,6 +283,34 @@ def _compile(
             f"{error}; this is the cache: set GRAPHLLM_CACHE to another folder, or compile to a file"
         ) from None
     return target
+
+
+def _text_cost(
+    source: Path,
+    tokenizer: Path | None,
+    options: Options,
+    folder: Path,
+    text: Path,
+    progress: Progress | None,
+) -> TextCost:
+    """How far rounding moves a model's predictions on a text: both models are made, run on it, and removed."""
+    from graphllm.compiler.quality import read_text, text_cost
+
+    words = read_text(text)
+    try:
+        made = TemporaryDirectory(prefix=".graphllm-", dir=folder)
+    except OSError as error:
+        raise PlanError(f"{folder}: cannot be written; {error.strerror}") from None
+    with made as name:
+        pair: list[Model] = []
+        for how in (None, options.quantize):
+            plan = Path(name) / f"{len(pair)}.gllm"
+            _compile(source, tokenizer, replace(options, quantize=how), plan, None, progress)
+            pair.append(load(plan, device=options.target, verify="none"))
+        exact, rounded = pair
+        if exact.tokenizer is None:
+            raise GraphLLMError(f"calibrate: {source.name} has no tokenizer; expected one, or tokenizer=FILE")
+        return text_cost(exact.engine, rounded.engine, exact.encode(words))
 
 
 def _options(

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from graphllm.api.plan import Plan, Stage
 from graphllm.compiler.options import Options
+from graphllm.compiler.quality import TensorError, TextCost
 from graphllm.compiler.targets import TargetName
 from graphllm.errors import GraphLLMError
 from graphllm.frontends.config import ModelConfig
@@ -28,6 +29,7 @@ class Inspection:
     config: Mapping[str, Any]
     passes: Sequence[Mapping[str, Any]]
     target: str  # what its lowered stage is for, '' where that is not known
+    quality: tuple[list[TensorError], TextCost | None] | None = None  # what rounding to int8 cost, where measured
 
     def source(self, target: TargetName) -> str:
         """The code that the module gives for a target, lowered for it where it was lowered for another."""
@@ -79,7 +81,7 @@ def _plan(plan: Plan) -> Inspection:
         f.name: plan.config[f.name] for f in fields(ModelConfig) if f.name in plan.config
     }  # JSON forgot the order
     recorded_passes = [cast("dict[str, Any]", p) for p in passes if isinstance(p, dict)]
-    return Inspection(plan.stage, config, recorded_passes, plan.target)
+    return Inspection(plan.stage, config, recorded_passes, plan.target, plan.quality)
 
 
 def _text_ir(path: Path) -> str | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from graphllm.compiler.link import module_of
 from graphllm.errors import RunError
 from graphllm.ir.core import Module
 from graphllm.plan.plan_file import PlanFile
+
+if TYPE_CHECKING:
+    from graphllm.compiler.quality import TensorError, TextCost
 
 Stage = Literal["traced", "optimised", "lowered"]
 
@@ -35,6 +38,13 @@ class Plan:
     def provenance(self) -> Mapping[str, Any]:
         """Source files with their hashes, what the reader assumed, versions."""
         return self.file.documents.get("provenance", {})
+
+    @property
+    def quality(self) -> tuple[list[TensorError], TextCost | None] | None:
+        """What rounding to int8 cost, tensor by tensor and on a text, where it was measured. Raises PlanError."""
+        from graphllm.compiler.record import quality_of
+
+        return quality_of(self.file)
 
     @property
     def report(self) -> Mapping[str, Any]:

@@ -59,6 +59,12 @@ def _compile(p: argparse.ArgumentParser) -> None:
         "--target", choices=["cpu", "numpy"], help="what to lower it for (default: cpu where there is a C++ compiler)"
     )
     p.add_argument("-q", "--quiet", action="store_true", help="no progress, no table")
+    p.add_argument("--measure", action="store_true", help="with --quantize: find and keep the error of every tensor")
+    p.add_argument(
+        "--calibrate",
+        metavar="FILE",
+        help="with --quantize: compare the rounded model with the unrounded one on this text",
+    )
     p.add_argument("--dump-ir", metavar="DIR", help="write the IR after every pass that changed it")
     _model_options(p)
 

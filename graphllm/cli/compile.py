@@ -13,6 +13,7 @@ def run(a: argparse.Namespace) -> int:
 
     with Meter(quiet=a.quiet) as meter:
         choices = {"target": a.target, "dump_ir": a.dump_ir, **compile_choices(a)}
+        choices |= {"measure": a.measure, "calibrate": a.calibrate}
         plan = api.compile(a.checkpoint, a.output, progress=meter, **choices)
     if not a.quiet:
         from graphllm.cli.show import page
@@ -20,6 +21,10 @@ def run(a: argparse.Namespace) -> int:
         from graphllm.plan.place import shown, size_text
 
         print(page(plan.lowered, {}, plan.report.get("passes", [])))
+        if (quality := plan.quality) is not None:
+            from graphllm.compiler.quality import quality_text
+
+            print("\n" + quality_text(*quality) + "\n")
         _, why = resolve(a.target)
         print(why or f"target {plan.target}")
         if plan.file.tokenizer is None:

@@ -17,5 +17,5 @@ def run(a: argparse.Namespace) -> int:
 
     from graphllm.cli.arguments import build_parser
 
-    print(shtab.complete(build_parser(), shell=a.shell, preamble=_PREAMBLE))
+    print(shtab.complete(build_parser(), shell=a.shell, preamble=_PREAMBLE.get(a.shell, "")))
     return 0

@@ -41,6 +41,7 @@ def run(a: argparse.Namespace) -> int:
 
 
 def _shown(subject: Inspection, a: argparse.Namespace) -> str:
+    from graphllm.compiler.quality import quality_text
     from graphllm.compiler.targets import resolve
 
     suffix = "." + a.output.rsplit(".", 1)[-1] if a.output else ""
@@ -53,7 +54,8 @@ def _shown(subject: Inspection, a: argparse.Namespace) -> str:
         return _memory(subject, a.function or "decode", form)
     stage = a.stage or "lowered"
     if form == "text" and a.stage is None and a.function is None and a.layer is None:
-        return page(subject.stage(stage), subject.config, subject.passes)
+        told = page(subject.stage(stage), subject.config, subject.passes)
+        return told if subject.quality is None else f"{told}\n\n{quality_text(*subject.quality)}"
     module = subject.stage(stage)
     if form == "text":
         from graphllm.view.select import print_selection

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -97,10 +97,23 @@ def refuse_sources(out: Path, source: Path, tokenizer: Path | None, compiled: Co
                 raise PlanError(f"{shown(out)}: it belongs to the checkpoint; expected another name for the plan")
 
 
+def weight_reader(compiled: Compiled) -> WeightReader:
+    """Evaluates the weights of a compilation, read from the checkpoint."""
+    return WeightReader(lambda w: compiled.checkpoint.tensors[w.name].read())
+
+
 def write(
-    out: Path, compiled: Compiled, tokenizer: TokenizerData | None, options: Options, progress: Progress | None = None
+    out: Path,
+    compiled: Compiled,
+    tokenizer: TokenizerData | None,
+    options: Options,
+    progress: Progress | None = None,
+    quality: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the plan, one tensor at a time, under its final name only when it is complete.
+
+    Args:
+        quality: what rounding to int8 cost, for the plan's report (``compiler.quality``).
 
     Raises:
         PlanError: it cannot be written.
@@ -108,7 +121,7 @@ def write(
     """
     checkpoint, lowered = compiled.checkpoint, compiled.lowered
     stored = lowered.stored_weights()
-    evaluate = WeightReader(lambda w: checkpoint.tensors[w.name].read())
+    evaluate = weight_reader(compiled)
 
     def read(name: str) -> Array:
         # Asked each time: to read on in a mapped file that has become shorter would end the process.
@@ -145,7 +158,7 @@ def write(
                     "provenance": Late(
                         provenance(["0" * 64] * len(hashing)), lambda: provenance([h.result() for h in hashing])
                     ),
-                    "report": {"passes": [r.as_json() for r in compiled.reports]},
+                    "report": {"passes": [r.as_json() for r in compiled.reports], **_given("quality", quality)},
                 },
                 tokenizer=tokenizer,
                 weights=[TensorSpec(w.name, w.type.dtype, w.type.shape) for w in stored],
@@ -155,6 +168,10 @@ def write(
         finally:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _given(name: str, value: object) -> dict[str, Any]:
+    return {name: value} if value is not None else {}
 
 
 def _looks(files: tuple[Path, ...]) -> tuple[tuple[int, ...], ...]:

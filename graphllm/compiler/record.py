@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from graphllm.compiler.options import check_quantization
+from graphllm.compiler.quality import TensorError, TextCost
 from graphllm.errors import GraphLLMError, PlanError
 from graphllm.frontends.config import ModelConfig, RopeScaling
 from graphllm.frontends.sizes import check_sizes
@@ -86,6 +87,20 @@ def quantization_of(plan: PlanFile) -> Quantization | None:
     except GraphLLMError as error:
         raise PlanError(str(error)) from None
     return how
+
+
+def quality_of(plan: PlanFile) -> tuple[list[TensorError], TextCost | None] | None:
+    """What rounding to int8 cost, None where it was not measured. Raises PlanError for a record that is none."""
+    record = _document(plan, "report").get("quality")
+    if record is None:
+        return None
+    where = f"{plan.path}: its report of quality"
+    fields_of = cast("dict[str, object]", record) if isinstance(record, dict) else {}
+    tensors, text = fields_of.get("tensors"), fields_of.get("text")
+    if not isinstance(tensors, list):
+        raise PlanError(f"{where}: expected an object with tensors, got {_shown(cast(object, record))}")
+    errors: list[TensorError] = [_read(TensorError, e, f"{where}: tensors") for e in cast("list[object]", tensors)]
+    return errors, (_read(TextCost, text, f"{where}: text") if text is not None else None)
 
 
 def _document(plan: PlanFile, name: str) -> Mapping[str, Any]:
