@@ -144,6 +144,10 @@ class Lone:
         return self.states[name]
 
 
+def results_of(made: Value | tuple[Value, ...]) -> list[Value]:
+    return list(made) if isinstance(made, tuple) else [made]
+
+
 def _attention(dtype: DType, window: int) -> Callable[[Lone], Value]:
     def body(s: Lone) -> Value:
         if dtype == "i8":

@@ -36,7 +36,7 @@ from graphllm.passes.pipeline import lowering
 from graphllm.runtime.cpu_device import CpuDevice
 from graphllm.runtime.dry_run import dry_run
 from tests.cpu_models import cpu_device, cpu_lowered, quick_builds
-from tests.lone_kernels import CACHE, LONE, Lone, alone, caches, close, fresh, positions, structure
+from tests.lone_kernels import CACHE, LONE, Lone, alone, caches, close, fresh, positions, results_of, structure
 from tests.lowered_models import Storage
 from tests.model_zoo import ZOO
 
@@ -165,7 +165,8 @@ def test_every_kernel_of_a_model(name: str, storage: Storage, kv_dtype: str) -> 
 @pytest.mark.parametrize("name", ZOO)
 def test_decoders_are_fused_to_the_last_operation(name: str) -> None:
     """Five kernels a layer, and embedding, rotation and classifier: nothing of a decoder is left by itself."""
-    for storage, kv_dtype in (("f32", "f32"), ("bf16", "f16"), ("int8", "f32"), ("f32", "i8")):
+    cases: tuple[tuple[Storage, str], ...] = (("f32", "f32"), ("bf16", "f16"), ("int8", "f32"), ("f32", "i8"))
+    for storage, kv_dtype in cases:
         module = cpu_lowered(name, storage, kv_dtype=kv_dtype).module
         for function in module.functions.values():
             assert len(function.ops) == 5 * ZOO[name].layers + 3
@@ -204,8 +205,7 @@ def test_lone_operations() -> None:
             for rows in ("independent", "consecutive") if placed else ("independent",):
                 scope = Gathered(t, f"lone{number}.{t}.{rows[:3]}")
                 with scope.builder as b:
-                    result = body(scope)
-                    results = list(result) if isinstance(result, tuple) else [result]
+                    results = results_of(body(scope))
                     updates = list(zip(scope.states.values(), results, strict=True)) if "kv" in name else []
                     title = f"{re.sub('[^a-z0-9]', '_', name)}_{t}_{rows}"
                     functions[title] = b.function(title, [] if updates else results, updates, rows)

@@ -26,7 +26,7 @@ from graphllm.ir.parser import parse_module
 from graphllm.ir.types import DType
 from graphllm.passes.manager import run_passes
 from graphllm.passes.pipeline import lowering
-from tests.lone_kernels import LONE, T_SIZES, Lone, alone, caches, close, fresh, positions, structure
+from tests.lone_kernels import LONE, T_SIZES, Lone, alone, caches, close, fresh, positions, results_of, structure
 from tests.lowered_models import Lowered, Storage, lowered
 from tests.model_zoo import ZOO
 
@@ -167,8 +167,7 @@ def test_lone_operations(name: str) -> None:
         for rows in ("independent", "consecutive") if "kv" in name or "attention" in name else ("independent",):
             scope = Lone(t)
             with scope.builder as b:
-                result = LONE[name](scope)
-                results = list(result) if isinstance(result, tuple) else [result]
+                results = results_of(LONE[name](scope))
                 updates = list(zip(scope.states.values(), results, strict=True)) if "kv" in name else []
                 function = b.function("f", [] if updates else results, updates, rows)
             module = Module(scope.weights, scope.states, {"f": function})
