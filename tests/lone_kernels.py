@@ -164,6 +164,12 @@ def _attention(dtype: DType, window: int) -> Callable[[Lone], Value]:
     return body
 
 
+def _rounded_product(s: Lone, n: int, k: int, group: int, scale: DType) -> Value:
+    weights = s.weight(n, k, dtype="i8"), s.weight(n, -(-k // group), name="scale", dtype=scale)
+    product: Value = ops.linear_int8(*ops.quantize_rows(s.x(s.t, k), group=group), *weights, group=group)
+    return product
+
+
 LONE: dict[str, Callable[[Lone], Any]] = {
     "add": lambda s: ops.add(s.x(s.t, 48), s.x(s.t, 48, name="y")),
     "add bias": lambda s: ops.add(s.x(s.t, 100), s.weight(100)),
@@ -209,6 +215,10 @@ LONE: dict[str, Callable[[Lone], Any]] = {
     "linear flat int8": lambda s: ops.linear(
         s.x(s.t, 100), ops.dequantize(s.weight(48, 100, dtype="i8"), s.weight(75, name="scale"), group=64)
     ),
+    "linear_int8": lambda s: _rounded_product(s, 48, 100, 32, "f32"),
+    "linear_int8 long groups": lambda s: _rounded_product(s, 1031, 896, 128, "f16"),
+    "linear_int8 whole rows": lambda s: _rounded_product(s, 48, 1300, 1300, "f16"),
+    "linear_int8 odd groups": lambda s: _rounded_product(s, 33, 100, 7, "f16"),
     "mul": lambda s: ops.mul(s.x(s.t, 100), s.x(s.t, 100, name="y")),
     "quantize_rows": lambda s: ops.quantize_rows(s.x(s.t, 100), group=33),
     "quantize_rows of heads": lambda s: ops.quantize_rows(s.x(s.t, 3, 24), group=24),

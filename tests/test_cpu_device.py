@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from graphllm.codegen.cpu.generate import weight_names
+from graphllm.codegen.cpu.target import FEW
 from graphllm.compiler.native import build
 from graphllm.compiler.native.isa import Isa, cpu_features
 from graphllm.errors import NativeError
@@ -40,6 +41,9 @@ MODELS: tuple[tuple[str, Storage], ...] = (
     ("window_mixed", "f16"),
     ("mqa", "int8"),
 )
+
+
+BF16_PROMPT = 3000  # times the bound: 8 bits of an activation instead of 24, over some layers
 
 
 def ids_of(model: Lowered, n: int = 40, seed: int = 1) -> list[int]:
@@ -79,7 +83,8 @@ def test_scored_in_chunks_one_by_one_and_batched(name: str, storage: Storage) ->
     assert np.abs(scored(engine, ids) - reference).max() <= bound
     assert np.abs(one_by_one(engine, ids) - reference).max() <= bound
     for chunk in (0, 1, 5, 8, 31):
-        assert np.abs(fed(engine, ids, chunk) - reference[-1]).max() <= bound
+        rounded = storage == "bf16" and (chunk == 0 or chunk > FEW)  # activations of many rows are bf16 there
+        assert np.abs(fed(engine, ids, chunk) - reference[-1]).max() <= (BF16_PROMPT if rounded else 1) * bound
     prompts = [ids[:7], ids[:2], ids[:23]]
     got = batched(engine, prompts)
     for logits, prompt in zip(got, prompts, strict=True):

@@ -48,7 +48,9 @@ def test_tiny(name: str, tmp_path: Path) -> None:
     folder, model = shared(f"tiny/{name}/golden"), model_of(f"tiny/{name}", tmp_path)
     for prompt, facts in document(folder / "golden.json")["prompts"].items():
         noise = facts["max_abs_err_hf_f32_vs_numpy_f64"]
-        assert_logits(model, facts["prompt_ids"], np.load(folder / f"logits_{prompt}.npy"), noise)
+        # bf16 weights meet the activations of a prompt's many rows as bf16
+        prompt_bound = 3e-2 if "bf16" in name else 0.0
+        assert_logits(model, facts["prompt_ids"], np.load(folder / f"logits_{prompt}.npy"), noise, prompt_bound)
         answer = model.generate(facts["prompt_ids"], max_tokens=48, ignore_eos=True)
         assert list(answer.tokens) == facts["greedy_ids"]
 
@@ -92,7 +94,7 @@ def test_huggingface(tmp_path: Path, name: str, dtype: str) -> None:
     write_huggingface(tmp_path / "model", config, tensors, long)
     model = graphllm.load(tmp_path / "model", device="cpu", kv_dtype="f32")
     assert model.engine.device.name == "cpu"
-    assert_model(model, config, rounded(tensors, dtype), 4)
+    assert_model(model, config, rounded(tensors, dtype), 4, 3e-2 if dtype == "bf16" else 1e-5)
 
 
 @pytest.fixture

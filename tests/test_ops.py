@@ -53,6 +53,13 @@ CASES: list[tuple[str, tuple[TensorType, ...], dict[str, Any]]] = [
     ("cast", (t("f16", 1, 3),), {"dtype": "f32"}),
     ("dequantize", (t("i8", 3, 7), t("f32", 3, 3)), {"group": 3}),
     ("dequantize", (t("i8", 3, 8), t("bf16", 4)), {"group": 6}),
+    ("group_scales", (t("f32", 3, 7),), {"group": 3, "dtype": "f16"}),
+    ("group_scales", (t("bf16", 2, 8),), {"group": 64, "dtype": "f32"}),
+    ("quantize_groups", (t("f32", 3, 7), t("f16", 3, 3)), {"group": 3}),
+    ("quantize_groups", (t("bf16", 2, 8), t("f32", 2, 1)), {"group": 8}),
+    ("quantize_rows", (t("f32", 3, 7),), {"group": 4}),
+    ("linear_int8", (t("i8", 3, 7), t("f32", 3, 2), t("i8", 5, 7), t("f16", 5, 2)), {"group": 4}),
+    ("linear_int8", (t("i8", 1, 8), t("f32", 1, 1), t("i8", 5, 8), t("f32", 5, 1)), {"group": 64}),
     ("rope_frequencies", (), {"kind": "default", "pairs": 5, "theta": 1e4}),
     ("rotation", (t("i32", 3), t("f32", 5)), {"scale": 1.5}),
     ("rope", (t("f32", 3, 2, 10), t("f32", 3, 5, 2)), {"pairing": "half"}),
@@ -406,6 +413,69 @@ def test_dequantize_flat_groups_straddle_rows(n: int, k: int, group: int) -> Non
     scale = rng(k).random(n * k // group).astype(np.float32)
     expected = [[np.float32(q[i, j]) * scale[(i * k + j) // group] for j in range(k)] for i in range(n)]
     np.testing.assert_array_equal(ops.dequantize(q, scale, group=group), np.float32(expected))
+
+
+INT8_SIZES = [(3, 7, 3), (2, 128, 64), (4, 5, 64), (1, 1, 1), (5, 100, 32)]
+
+
+@pytest.mark.parametrize("dtype", ["f16", "f32"])
+@pytest.mark.parametrize(("n", "k", "group"), INT8_SIZES)
+def test_weights_as_int8_are_never_off_by_more_than_half_a_step(n: int, k: int, group: int, dtype: str) -> None:
+    """Whatever their size: ordinary, tiny (where an f16 scale is subnormal), huge, zero."""
+    for size in (1.0, 3e-5, 1e-3, 1e5, 0.0):
+        w = (rng(k).standard_normal((n, k)) * size).astype(np.float32)
+        scale = ops.group_scales(w, group=group, dtype=dtype)
+        q = ops.quantize_groups(w, scale, group=group)
+        assert (q.dtype, q.min(initial=0) >= -127, scale.dtype) == (np.int8, True, NUMPY_DTYPES[dtype])  # type: ignore[index]
+        for i in range(n):
+            for g in range(-(-k // group)):
+                part, step = w[i, g * group : (g + 1) * group].astype(np.float64), float(scale[i, g])
+                ideal = np.abs(part).max() / 127
+                assert ideal * (1 - 2e-3) <= step or step >= ideal - 2**-25
+                assert step <= ideal * (1 + 2e-3) + 2**-24
+                got = q[i, g * group : (g + 1) * group] * step
+                assert np.abs(got - part).max() <= step / 2 * (1 + 1e-6)
+
+
+def test_weights_as_int8_of_zeros_and_beyond_f16() -> None:
+    w = np.zeros((1, 8), np.float32)
+    w[0, 4:] = 3e7
+    scale = ops.group_scales(w, group=4, dtype="f16")
+    assert scale.tolist() == [[0, 65504]]
+    assert ops.quantize_groups(w, scale, group=4).tolist() == [[0, 0, 0, 0, 127, 127, 127, 127]]
+    assert ops.group_scales(w, group=4, dtype="f32")[0, 1] == np.float32(3e7) / np.float32(127)
+
+
+def test_rows_as_int8_round_to_nearest_even() -> None:
+    x = np.float32([[127, 0.5, 1.5, 2.5, -0.5, -1.5, -127, 3.4]])
+    q, scale = ops.quantize_rows(x, group=8)
+    assert q.tolist() == [[127, 0, 2, 2, 0, -2, -127, 3]]
+    assert scale.tolist() == [[1]]
+    q, scale = ops.quantize_rows(np.float32([[0, 0, 4, -4, 1]]), group=2)
+    assert (q.tolist(), scale.tolist()) == ([[0, 0, 127, -127, 127]], [[0, np.float32(4) / np.float32(127), 1 / 127]])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_rows_as_int8_keep_what_is_not_finite_in_sight(bad: float) -> None:
+    x = np.ones((1, 8), np.float32)
+    x[0, 2] = bad
+    with np.errstate(all="ignore"):
+        q, scale = ops.quantize_rows(x, group=4)
+        y = ops.linear_int8(q, scale, np.ones((1, 8), np.int8), np.ones((1, 2), np.float32), group=4)
+    assert np.isfinite(scale[0]).tolist() == [False, True]
+    assert not np.isfinite(y).any()
+
+
+@pytest.mark.parametrize(("n", "k", "group"), INT8_SIZES)
+def test_linear_int8(n: int, k: int, group: int) -> None:
+    q, w = (rng(s).integers(-127, 128, (rows, k)).astype(np.int8) for s, rows in ((k, 2), (n, n)))
+    a, b = (rng(s).random((rows, -(-k // group))).astype(np.float32) for s, rows in ((1, 2), (2, n)))
+
+    def product(t: int, i: int) -> float:
+        return sum(int(q[t, j]) * int(w[i, j]) * float(a[t, j // group]) * float(b[i, j // group]) for j in range(k))
+
+    expected = [[product(t, i) for i in range(n)] for t in range(2)]
+    np.testing.assert_allclose(ops.linear_int8(q, a, w, b, group=group), expected, rtol=1e-4, atol=1e-2)
 
 
 def test_data_movement() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from graphllm.codegen.cpu.target import CPU
 from graphllm.codegen.numpy.target import NUMPY
 from graphllm.errors import PassError
 from graphllm.ir import Module, Operation, Value, parse_module, print_module, verify
@@ -22,11 +23,13 @@ from graphllm.passes.cast import cast
 from graphllm.passes.manager import Pass, run_passes
 from graphllm.passes.pattern import Pattern, match, parse_pattern
 from graphllm.passes.pipeline import by_name, lowering, portable
+from graphllm.passes.quantize_int8 import Quantization, quantize_int8
 from graphllm.passes.rewrite import Rule, rewrite
 
 ROOT = Path(__file__).parent / "golden" / "passes"
 SEPARATOR = "// ----- after\n"
-PASSES = by_name(NUMPY, "bf16")
+INT8 = Quantization("int8-dynamic", group=4)
+PASSES = by_name(NUMPY, "bf16", INT8) | {"narrow-rows": by_name(CPU)["narrow-rows"]}
 CASES = sorted(ROOT.glob("*/*.ir"))
 
 
@@ -37,10 +40,11 @@ def run(name: str, module: Module) -> Module:
 
 
 def test_pipelines_are_complete() -> None:
-    names = [p.name for p in (*portable("bf16"), *lowering(NUMPY))]
-    assert names == list(PASSES)
-    assert {p.parent.name for p in CASES} == set(names), "every pass has golden cases"
-    assert "cast" not in by_name(NUMPY)
+    names = [p.name for p in (*portable("bf16", INT8), *lowering(NUMPY))]
+    assert names == [name for name in PASSES if name != "narrow-rows"]
+    assert {p.parent.name for p in CASES} == set(PASSES), "every pass has golden cases"
+    assert not {"cast", "quantize-int8", "quantize-rows", "narrow-rows"} & set(by_name(NUMPY))
+    assert "quantize-rows" not in by_name(NUMPY, None, Quantization("int8"))
 
 
 @pytest.mark.parametrize("name", PASSES)
@@ -165,3 +169,44 @@ def test_cast_leaves_what_is_stored_so() -> None:
     text = print_module(parse_module((ROOT.parent / "ir" / "traced.ir").read_text(encoding="utf-8")))
     again = run_passes(parse_module(text), [Pass("cast", partial(cast, dtype="bf16"))])[0]
     assert print_module(again) == text
+
+
+KEPT = """
+weight @tok_emb : f32[8,12] from "model.embed_tokens.weight"
+weight @l0.w_down : f32[12,20] from "model.layers.0.mlp.down_proj.weight"
+weight @l0.wq : f32[4,12] from "model.layers.0.self_attn.q_proj.weight"
+weight @l0.wk : f32[2,12] from "model.layers.0.self_attn.k_proj.weight"
+weight @l0.wq_wk : f32[6,12] = concat @l0.wq, @l0.wk
+func @f(%ids: i32[1], %y: f32[1,20]) {
+  %x = embed %ids, @tok_emb : f32[1,12]
+  %qk = linear %x, @l0.wq_wk : f32[1,6]
+  %d = linear %y, @l0.w_down : f32[1,12]
+  %logits = linear %d, @tok_emb : f32[1,8]
+  return %qk, %logits
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("keep", "rounded"),
+    [
+        ((), {"tok_emb", "l0.w_down", "l0.wq_wk"}),
+        (("lm_head",), {"l0.w_down", "l0.wq_wk"}),  # tied: the same matrix
+        (("tok_emb",), {"l0.w_down", "l0.wq_wk"}),
+        (("embed_tokens",), {"l0.w_down", "l0.wq_wk"}),
+        (("wk",), {"tok_emb", "l0.w_down"}),  # a part of a stacked one keeps it all
+        (("self_attn.q*weight", "down"), {"tok_emb"}),
+        (("*",), set()),
+    ],
+)
+def test_kept_matrices(keep: tuple[str, ...], rounded: set[str]) -> None:
+    after = quantize_int8(parse_module(KEPT), Quantization("int8", keep=keep))
+    verify(after)
+    assert {n.removesuffix(".int8") for n in after.weights if n.endswith(".int8")} == rounded
+
+
+def test_a_pattern_that_nothing_answers_to() -> None:
+    words = r"keep: no matrix is called 'lm_haed'; expected a part of a name, of "
+    with pytest.raises(PassError, match=words) as error:
+        quantize_int8(parse_module(KEPT), Quantization("int8", keep=("down", "lm_haed")))
+    assert "\n" not in str(error.value)

@@ -167,9 +167,9 @@ def test_other_things_are_refused(tmp_path: Path) -> None:
 def test_options_that_are_not_for_plans(tmp_path: Path, plan: Path) -> None:
     from graphllm.frontends.overrides import Overrides
 
-    with pytest.raises(graphllm.RunError, match="a plan; dtype and overrides are for checkpoints"):
+    with pytest.raises(graphllm.RunError, match="a plan; dtype, quantize and overrides are for checkpoints"):
         graphllm.load(plan, dtype="f16")
-    with pytest.raises(graphllm.RunError, match="a plan; dtype and overrides are for checkpoints"):
+    with pytest.raises(graphllm.RunError, match="a plan; dtype, quantize and overrides are for checkpoints"):
         graphllm.load(plan, overrides=Overrides(rope_theta=5e5))
     for wrong in ({"expand": "maybe"}, {"verify": "some"}, {"context": -1}, {"context": 1 << 25}, {"slots": 2000}):
         with pytest.raises(graphllm.GraphLLMError, match=next(iter(wrong)) + r".*expected"):

@@ -4,19 +4,19 @@ That is how machines multiply two bf16 at a time. Only where a target asks for i
 and only in steps that report on fewer rows than they have: those that score every row stay exact. An activation keeps
 8 bits, what its weights have; the meaning is in the text, and a machine without such an instruction computes the same.
 
-before, for more than 2 rows:
+before, for more than 8 rows:
     weight @w : bf16[4,6]
-    func @f(%x: f32[3,6], %rows: i32[1]) {
+    func @f(%x: f32[9,6], %rows: i32[1]) {
       %w.f32 = cast @w {dtype="f32"} : f32[4,6]
-      %y = linear %x, %w.f32 : f32[3,4]
+      %y = linear %x, %w.f32 : f32[9,4]
       %last = take_rows %y, %rows : f32[1,4]
       return %last
     }
 after:
     weight @w : bf16[4,6]
-    func @f(%x: f32[3,6], %rows: i32[1]) {
-      %x.bf16 = cast %x {dtype="bf16"} : bf16[3,6]
-      %y = linear %x.bf16, @w {out="f32"} : f32[3,4]
+    func @f(%x: f32[9,6], %rows: i32[1]) {
+      %x.bf16 = cast %x {dtype="bf16"} : bf16[9,6]
+      %y = linear %x.bf16, @w {out="f32"} : f32[9,4]
       %last = take_rows %y, %rows : f32[1,4]
       return %last
     }
