@@ -88,7 +88,8 @@ def test_scored_in_chunks_one_by_one_and_batched(name: str, storage: Storage) ->
     prompts = [ids[:7], ids[:2], ids[:23]]
     got = batched(engine, prompts)
     for logits, prompt in zip(got, prompts, strict=True):
-        assert np.abs(logits - reference[len(prompt) - 1]).max() <= bound
+        factor = BF16_PROMPT if storage == "bf16" and len(prompt) > FEW else 1
+        assert np.abs(logits - reference[len(prompt) - 1]).max() <= factor * bound
 
 
 @pytest.mark.parametrize("isa", ["avx2", "portable"])

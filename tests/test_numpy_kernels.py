@@ -39,7 +39,7 @@ class Arena:
     def __init__(self, function: Function, weights: Mapping[str, Array], states: Mapping[str, Array]) -> None:
         self.bytes = np.full((function.arena or 0) + 64, 0xFF, np.uint8)[-np.empty(0).ctypes.data % 64 :]
         self.weights, self.states = weights, states
-        self.tile = np.full(1 << 16, np.nan, np.float32)
+        self.tile = np.full(1 << 18, np.nan, np.float32)
 
     def at(self, offset: int, dtype: Any, shape: tuple[int, ...]) -> Array:
         return np.ndarray(shape, dtype, self.bytes, offset)
