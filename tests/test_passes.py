@@ -180,9 +180,10 @@ weight @l0.wq_wk : f32[6,12] = concat @l0.wq, @l0.wk
 func @f(%ids: i32[1], %y: f32[1,20]) {
   %x = embed %ids, @tok_emb : f32[1,12]
   %qk = linear %x, @l0.wq_wk : f32[1,6]
+  %s = silu %qk : f32[1,6]
   %d = linear %y, @l0.w_down : f32[1,12]
   %logits = linear %d, @tok_emb : f32[1,8]
-  return %qk, %logits
+  return %s, %logits
 }
 """
 

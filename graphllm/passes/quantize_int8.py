@@ -126,6 +126,7 @@ def _quantize(function: Function, how: Quantization, kept: _Kept, lifter: Lifter
     widened: dict[int, Weight] = {}  # cast(@w) to f32 -> @w
     gathered: dict[int, Value] = {}  # rows of an embedding in their old type -> the same in f32
     mapping: dict[int, Value] = {}
+    scales = {id(op.operands[1]) for op in function.ops if op.name == "dequantize"}  # of int8 that is there already
 
     def to_be_rounded(value: Value) -> Weight | None:
         weight = value if isinstance(value, Weight) else widened.get(id(value))
@@ -141,7 +142,7 @@ def _quantize(function: Function, how: Quantization, kept: _Kept, lifter: Lifter
                 q, scale, group = _groups(weight, how, lifter)
                 wide = builder.emit("dequantize", (q, scale), {"group": group}, f"{weight.name}.f32")[0]
                 op = replace(op, operands=(op.operands[0], wide))
-        elif op.name == "embed":
+        elif op.name == "embed" and id(op.result) not in scales:
             weight = to_be_rounded(op.operands[1])
             if weight is not None:
                 rows = _embed(builder, op, _groups(weight, how, lifter))
