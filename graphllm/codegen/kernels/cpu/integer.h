@@ -7,6 +7,7 @@
 namespace graphllm {
 
 typedef float NarrowF __attribute__((vector_size(32)));
+typedef float QuarterF __attribute__((vector_size(16)));
 
 // The largest magnitude. Compared as integers, NaN is larger than all, so a group with something that is not finite has a
 // scale that is not.
@@ -106,6 +107,40 @@ struct Dots {
     }
     static Sum from(int32_t start) { return _mm256_setr_epi32(start, 0, 0, 0, 0, 0, 0, 0); }
     static NarrowF floats(Sum s) { return bits_as<NarrowF>(_mm256_cvtepi32_ps(s)); }
+};
+
+#elif !defined(GRAPHLLM_PORTABLE) && defined(__ARM_FEATURE_DOTPROD)
+
+#define GRAPHLLM_DOTS 1
+
+struct Dots {
+    typedef int32x4_t Sum;
+    typedef QuarterF Total;
+    static constexpr bool OFFSET = false;
+    static Sum none() { return vdupq_n_s32(0); }
+
+    template <int T, int D>
+    static void add(const int8_t* w, const int8_t* x, long row, long digit, int n, Sum (&sums)[T * D]) {
+        int i = 0;
+        for (; i + 16 <= n; i += 16) {
+            __builtin_prefetch(w + i + AHEAD);
+            const int8x16_t a = vld1q_s8(w + i);
+            for (int j = 0; j < T * D; ++j)
+                sums[j] = vdotq_s32(sums[j], a, vld1q_s8(x + j / D * row + j % D * digit + i));
+        }
+        if (i < n) {
+            const int8x16_t a = part(w + i, n - i);
+            for (int j = 0; j < T * D; ++j)
+                sums[j] = vdotq_s32(sums[j], a, part(x + j / D * row + j % D * digit + i, n - i));
+        }
+    }
+    static int8x16_t part(const int8_t* x, int n) {
+        int8_t room[16] = {};
+        std::memcpy(room, x, n);
+        return vld1q_s8(room);
+    }
+    static Sum from(int32_t start) { return vsetq_lane_s32(start, none(), 0); }
+    static QuarterF floats(Sum s) { return bits_as<QuarterF>(vcvtq_f32_s32(s)); }
 };
 
 #else
@@ -223,6 +258,7 @@ struct Integer {
     }
     static float sum_of(VF x) { return graphllm::sum(x); }
     static float sum_of(NarrowF x) { return graphllm::sum(x); }
+    static float sum_of(QuarterF x) { return (x[0] + x[2]) + (x[1] + x[3]); }
     static float sum_of(float x) { return x; }
 };
 

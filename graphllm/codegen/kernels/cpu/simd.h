@@ -9,6 +9,9 @@
 #if !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
 #include <immintrin.h>
 #endif
+#if !defined(GRAPHLLM_PORTABLE) && defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
+#endif
 
 namespace graphllm {
 
