@@ -355,7 +355,7 @@ def table(results: Sequence[Result]) -> str:
         if r.skipped:
             lines.append(f"| {r.model} | {r.threads} | {r.row} | skipped: {r.skipped} | | | | {goal} |")
             continue
-        ratio = f"**{r.ratio:.2f}**" if r.goal is not None and r.ratio < r.goal else f"{r.ratio:.2f}"
+        ratio = f"**{r.ratio:.3f}**" if r.goal is not None and r.ratio < r.goal else f"{r.ratio:.3f}"
         peer = f"{r.peer / 1e9:.1f} GB/s" if r.row.startswith("share") else f"{r.peer:.4g}"
         spread = f"{r.least:.2f} to {r.most:.2f}"
         lines.append(f"| {r.model} | {r.threads} | {r.row} | {r.ours:.4g} | {peer} | {ratio} | {spread} | {goal} |")
