@@ -300,7 +300,7 @@ def test_mutated_modules_are_refused_in_words_or_give_text() -> None:
     assert all(outcomes.values()), outcomes
 
 
-@pytest.mark.parametrize(("header", "name"), [("gemm_tile.h", "STACK"), ("linear.h", "FEW")])
+@pytest.mark.parametrize(("header", "name"), [("attention.h", "CHUNK"), ("gemm_tile.h", "STACK"), ("linear.h", "FEW")])
 def test_numbers_that_headers_and_planner_share(header: str, name: str) -> None:
     found = re.search(rf"constexpr int {name} = (\d+);", (build.HEADERS / header).read_text(encoding="utf-8"))
     assert found is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from graphllm.codegen.cpu.target import fits_gather
+from graphllm.codegen.cpu.target import fits_gather, scratch_bytes
 from graphllm.codegen.cpu.text import KernelText, per_row
 from graphllm.errors import PlanError
 from graphllm.ir.core import Operation, Value
@@ -236,8 +236,13 @@ def _attention(op: Operation, text: KernelText) -> None:
         text.line(f"attention_many<{d}>({arguments});")
         text.private.append(f"attention_many_bytes({d})")
     else:
-        text.line(f"attention<{d}>({arguments});")
-        text.private.append(f"attention_bytes({{{heads}, {kv_heads}, {context}}})")
+        need, text.shared = scratch_bytes(op), op.scratch
+        if need and (text.shared is None or text.shared[1] < need):
+            what = f"{op.name} giving {op.result.ref}"
+            raise PlanError(f"{what}: expected {need} bytes of scratch, got {text.shared}")
+        shared = "shared" if need else "nullptr"
+        text.line(f"attention<{d}>({arguments}, {shared});")
+        text.private.append(f"attention_bytes({{{heads}, {kv_heads}, {context}}}, {d})")
 
 
 def number(value: object) -> str:

@@ -10,6 +10,8 @@ from graphllm.ir.core import Operation, Value, Weight
 from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.target import Target, Template
 
+CHUNK: Final = 256  # of attention.h: keys of a head that one thread deals with, where heads are cut
+FEW_HEADS: Final = 8  # of all rows together: as many as threads there may be, or fewer
 STACK: Final = 12  # of gemm_tile.h: rows that are arranged together for a blocked product
 AFTER_PRODUCT: Final = frozenset(
     {"add", "split", "reshape", "rmsnorm", "rope", "quantize_rows", "kv_write", "silu", "mul"}
@@ -18,7 +20,12 @@ FEW: Final = 8  # rows of a step up to which weights are read once, row by row; 
 
 
 def scratch_bytes(op: Operation) -> int:
-    """Working memory that all threads share: the rows of a product of many, as gemm.h arranges them."""
+    """Working memory that all threads share: the rows of a product of many, as gemm.h arranges them, and what chunks of
+    keys give where attention has too few heads for all threads."""
+    if op.name in ATTENTION:
+        (rows, heads, d), (_, kv_heads, context, _) = op.operands[0].type.shape, op.operands[1].type.shape
+        cut = rows * kv_heads <= FEW_HEADS and context > CHUNK
+        return 4 * rows * heads * -(-context // CHUNK) * (-(-d // 16) * 16 + 2) if cut else 0
     if op.name not in PRODUCTS or op.operands[0].type.shape[0] <= FEW:
         return 0
     rows, depth = op.operands[0].type.shape

@@ -8,9 +8,7 @@
 
 namespace graphllm {
 
-constexpr int KEYS = 64;                  // in a block
 constexpr int QUERIES = PANEL / LANES;    // vectors of 16 queries
-constexpr float LOWEST = -1e30f;          // below any score, and still a number to subtract from
 
 // Private bytes of a thread: keys and values of a block, queries, scores, results, running maxima and sums.
 constexpr long attention_many_bytes(int d) {
@@ -24,16 +22,6 @@ inline void spread(const float* x, long row, long step, const float* panel, int 
         for (int r = 0; r < R; ++r)
             for (int c = 0; c < COLUMNS; ++c)
                 sums[r][c] += read<NF>(panel + long(k) * PANEL + c * LANE) * x[r * row + k * step];
-}
-
-// n rows of a cache as f32.
-template <int D, class S>
-inline void rows_to(const S* cache, long first, int n, float* y) {
-    widen(cache + first * D, n * D, y);
-}
-template <int D>
-inline void rows_to(Rounded cache, long first, int n, float* y) {
-    dequantize(cache.rows + first * D, cache.scales + first, n * D, D, y);
 }
 
 struct Lanes {
