@@ -99,7 +99,7 @@ def group_scales(w: Array, *, group: int, dtype: str) -> Array:
             with np.errstate(over="ignore"):
                 narrow = np.minimum(scale, np.float32(np.finfo(np.float16).max)).astype(np.float16)
             short = narrow.astype(np.float32) * np.float32(_MOST + 0.5) < largest
-            scale = np.where(short, np.nextafter(narrow, np.float16(np.inf)), narrow)
+            scale = np.where(short, np.nextafter(narrow, np.finfo(np.float16).max), narrow)
         out[rows] = scale
     return out
 
