@@ -66,9 +66,7 @@ struct Dots {
 
 #elif !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
 
-#if defined(__AVXVNNI__)
 #define GRAPHLLM_DOTS 1
-#endif
 
 // The instructions take one side for unsigned: the weight's sign goes to the activation.
 struct Dots {
