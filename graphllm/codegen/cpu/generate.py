@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from graphllm.codegen.cpu.layout import Layouts
 from graphllm.codegen.cpu.linear import write_product
 from graphllm.codegen.cpu.lone import write_kernel
-from graphllm.codegen.cpu.product import PRODUCTS, product_of
 from graphllm.codegen.cpu.text import INPUTS, KernelText, argument
+from graphllm.codegen.layout import Layouts
+from graphllm.codegen.product import PRODUCTS, product_of
 from graphllm.errors import PlanError
 from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
 from graphllm.ir.printer import print_operation

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from graphllm.codegen.cpu.lone import cache_row, number, rope_call
-from graphllm.codegen.cpu.product import (
+from graphllm.codegen.cpu.target import FEW, scratch_bytes
+from graphllm.codegen.cpu.text import C_TYPES, KernelText
+from graphllm.codegen.product import (
     Bias,
     Branch,
     Cached,
@@ -19,8 +21,6 @@ from graphllm.codegen.cpu.product import (
     Turn,
     With,
 )
-from graphllm.codegen.cpu.target import FEW, scratch_bytes
-from graphllm.codegen.cpu.text import C_TYPES, KernelText
 from graphllm.errors import PlanError
 from graphllm.ir.core import Operation, Value
 

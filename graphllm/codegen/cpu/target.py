@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from graphllm.codegen.cpu.product import PRODUCTS, product_of
+from graphllm.codegen.product import PRODUCTS, product_of
 from graphllm.ir.core import Operation, Value, Weight
 from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.target import Target, Template

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Final
 
-from graphllm.codegen.cpu.layout import Layout, Layouts
+from graphllm.codegen.layout import Layout, Layouts
 from graphllm.errors import PlanError
 from graphllm.ir.core import Function, Operation, State, Value, Weight
 from graphllm.ir.types import DType

@@ -133,7 +133,7 @@ class Layouts:
             return Layout.of(state)
         found = self._known.get(id(value)) or self._root(value)
         if found is None:
-            raise PlanError(f"{value.ref}: has no place in the arena that the cpu target can read it from")
+            raise PlanError(f"{value.ref}: has no place in the arena to read it from")
         return found
 
 
