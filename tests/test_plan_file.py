@@ -27,7 +27,9 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     "provenance": {"files": [{"name": "a.bin", "bytes": 2**40, "sha256": "00"}]},
     "report": {"passes": {"fuse": {"kernels": 3}}},
 }
-TOKENIZER = TokenizerData("llama2.c", bytes(range(256)), '{"a": "\\ud83d\\ude00"}', "{{ bos }}")
+TOKENIZER = TokenizerData(
+    "llama2.c", bytes(range(256)), '{"a": "\\ud83d\\ude00"}', "{{ bos }}", {"tools": "{{ é }}"}, {"bos_token": "<s>"}
+)
 
 
 def weights(seed: int, count: int = 6) -> dict[str, NDArray[Any]]:
@@ -202,6 +204,15 @@ ABOUT = b'{"chat_template":"","config":"","kind":"llama2.c"}'
         ([part("tokenizer/blob", b"a"), part("tokenizer/about", ABOUT.replace(b"llama2.c", b"x"))], "expected a kind"),
         ([part("tokenizer/blob", b"a"), part("tokenizer/about", b'{"kind":["llama2.c"]}')], "expected a kind"),
         ([part("tokenizer/blob", b"a"), part("tokenizer/about", ABOUT.replace(b'""', b"{}"))], "expected a kind, and"),
+        ([part("tokenizer/blob", b"a"), part("tokenizer/about", ABOUT[:-1] + b',"x":1}')], "expected a kind, and"),
+        (
+            [part("tokenizer/blob", b"a"), part("tokenizer/about", ABOUT[:-1] + b',"special_tokens":{"a":1}}')],
+            "other_templates, special_tokens",
+        ),
+        (
+            [part("tokenizer/blob", b"a"), part("tokenizer/about", ABOUT[:-1] + b',"other_templates":["a"]}')],
+            "other_templates, special_tokens",
+        ),
     ],
 )
 def test_a_sound_container_that_is_no_plan(

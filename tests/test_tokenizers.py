@@ -539,21 +539,43 @@ def test_config_and_chat_template_come_along(tmp_path: Path) -> None:
     file.write_bytes(byte_level_file())
     text = json.dumps({"eos_token": "<|im_end|>", "chat_template": "{{ x }}é"})
     config.write_text(text, "utf-8")
-    assert find_tokenizer(file, None) == TokenizerData("tokenizer.json", byte_level_file(), text, "{{ x }}é")
-    named = [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
+    special = {"eos_token": "<|im_end|>"}
+    expected = TokenizerData("tokenizer.json", byte_level_file(), text, "{{ x }}é", {}, special)
+    assert find_tokenizer(file, None) == expected
+    named = [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}, {"name": 1}, "x"]
     config.write_text(json.dumps({"chat_template": named}))
     data = find_tokenizer(tmp_path, None)
     assert data is not None
-    assert data.chat_template == "d"
+    assert (data.chat_template, data.other_templates) == ("d", {"rag": "r"})
     (tmp_path / "chat_template.jinja").write_text("own file", "utf-8")
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("tools", "utf-8")
     data = find_tokenizer(tmp_path, None)
     assert data is not None
-    assert data.chat_template == "own file"
+    assert (data.chat_template, data.other_templates) == ("own file", {"rag": "r", "tool_use": "tools"})
+    config.write_text(json.dumps({"chat_template": "a" * 1_000_001}))
+    with pytest.raises(TokenizerError, match="at most 1000000 characters, got 1000001"):
+        find_tokenizer(tmp_path, None)
     for bad in (b"{", b"[]", b"\xff{}", b'{"chat_template": "\\ud800"}'):
         config.write_bytes(bad)
         (tmp_path / "chat_template.jinja").unlink(missing_ok=True)
         with pytest.raises(TokenizerError, match=r"tokenizer_config\.json"):
             find_tokenizer(tmp_path, None)
+
+
+def test_special_tokens_are_as_templates_call_them(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(byte_level_file())
+    written = {"bos_token": {"content": "<s>", "lstrip": False}, "eos_token": "</s>", "pad_token": None, "x": "y"}
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({**written, "sep_token": "\ud800", "add_bos_token": True})
+    )
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "other", "unk_token": "<unk>"}))
+    data = find_tokenizer(tmp_path, None)
+    assert data is not None
+    assert data.special_tokens == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "special_tokens_map.json").write_text("[]")
+    with pytest.raises(TokenizerError, match=r"special_tokens_map\.json: expected a JSON object, got list"):
+        find_tokenizer(tmp_path, None)
 
 
 def test_what_is_not_a_tokenizer(tmp_path: Path) -> None:

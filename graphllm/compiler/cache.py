@@ -85,4 +85,7 @@ def _looks(path: Path) -> Iterator[tuple[str, int, int]]:
         raise GraphLLMError(f"{path}: cannot be read; {error}") from None
 
 
-_BESIDE = ("tokenizer.json", "tokenizer.model", "tokenizer.bin", "tokenizer_config.json", "chat_template.jinja")
+_BESIDE = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer.bin"),
+    *("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
+)

@@ -6,18 +6,16 @@ is interpreted here beyond that: the file goes into the plan as it is, and the r
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import stat
 from pathlib import Path
-from typing import cast
 
 from graphllm.errors import TokenizerError
+from graphllm.frontends.tokenizer_texts import MAX_BYTES, read_bytes, read_texts
 from graphllm.plan.tokenizer_data import TokenizerData, TokenizerKind
 
 NAMES = ("tokenizer.json", "tokenizer.model", "tokenizer.bin")  # the order says which one wins
-MAX_BYTES = 100_000_000  # the largest tokenizers in use (256k ids) are about 35 MB
+__all__ = ["MAX_BYTES", "NAMES", "find_tokenizer"]
 
 _LONGEST_PIECE = 65_536  # llama2.c's own files say 7 and 27
 _TIKTOKEN_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
@@ -38,13 +36,12 @@ def find_tokenizer(checkpoint: Path, explicit: Path | None) -> TokenizerData | N
         file = explicit if explicit is not None else _first_in(checkpoint.parent)
     if file is None:
         return None
-    blob = _read(file)
+    blob = read_bytes(file)
     if not blob:
         raise TokenizerError(f"{file}: empty file; expected a tokenizer")
     kind = _kind(file, blob)
-    config = _text_beside(file, "tokenizer_config.json")
-    template = _text_beside(file, "chat_template.jinja") or _template_of(config, file.parent / "tokenizer_config.json")
-    return TokenizerData(kind, blob, config, template)
+    texts = read_texts(file)
+    return TokenizerData(kind, blob, texts.config, texts.chat_template, texts.other_templates, texts.special_tokens)
 
 
 def _is_folder(path: Path) -> bool:
@@ -57,22 +54,6 @@ def _is_folder(path: Path) -> bool:
 def _first_in(folder: Path) -> Path | None:
     # A dangling link counts as found, so that it is reported and not silently skipped.
     return next((folder / name for name in NAMES if os.path.lexists(folder / name)), None)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        status = path.stat()  # before opening: to open a FIFO would wait for a writer
-        if not stat.S_ISREG(status.st_mode):
-            what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise TokenizerError(f"{path}: {what}; expected a tokenizer file")
-        if status.st_size > MAX_BYTES:
-            raise TokenizerError(
-                f"{path}: too large for a tokenizer; expected at most {MAX_BYTES} bytes, got {status.st_size}"
-            )
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES)
-    except (OSError, ValueError) as e:
-        raise TokenizerError(f"{path}: cannot be read; {e.strerror if isinstance(e, OSError) else e}") from None
 
 
 def _kind(path: Path, blob: bytes) -> TokenizerKind:
@@ -93,36 +74,3 @@ def _kind(path: Path, blob: bytes) -> TokenizerKind:
         f"{path}: not a tokenizer; expected tokenizer.json, a sentencepiece model or a llama2.c tokenizer.bin, "
         f"got a file that begins with {blob[:8].hex(' ')}"
     )
-
-
-def _text_beside(file: Path, name: str) -> str:
-    path = file.parent / name
-    if path == file or not os.path.lexists(path):
-        return ""
-    try:
-        return _read(path).decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise TokenizerError(f"{path}: not UTF-8 at byte {e.start}") from None
-
-
-def _template_of(config: str, path: Path) -> str:
-    """The chat template in the text of tokenizer_config.json: one string, or a list of named ones."""
-    if not config:
-        return ""
-    try:
-        document = json.loads(config)
-    except (ValueError, RecursionError) as e:
-        raise TokenizerError(f"{path}: not JSON; {e}") from None
-    if not isinstance(document, dict):
-        raise TokenizerError(f"{path}: expected a JSON object, got {type(document).__name__}")
-    template = cast("dict[str, object]", document).get("chat_template")
-    if isinstance(template, list):
-        named = [cast("dict[str, object]", item) for item in cast("list[object]", template) if isinstance(item, dict)]
-        template = next((item.get("template") for item in named if item.get("name") == "default"), "")
-    if not isinstance(template, str):
-        return ""
-    try:
-        template.encode("utf-8")
-    except UnicodeEncodeError as e:
-        raise TokenizerError(f"{path}: chat_template; not valid Unicode, a lone surrogate at {e.start}") from None
-    return template

@@ -5,7 +5,7 @@ only as they are used. Nothing here knows what the texts mean. Names in the cont
 
     text/<key>      UTF-8: "ir" portable IR, "lowered/<target>" lowered IR, "source/<target>" source, for reading only
     json/<key>      canonical JSON objects: "config", "options", "provenance", "report"
-    tokenizer/blob  the tokenizer's own file        tokenizer/about  {"kind", "config", "chat_template"}
+    tokenizer/blob  the tokenizer's own file        tokenizer/about  {"kind", "config", "chat_template", …}
     weight/<name>   the weights
 
 The same arguments give the same bytes, so nothing that changes from run to run (times, dates, host names) belongs in
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,6 +121,8 @@ def write_plan(
         small[_JSON + key] = dump_json(document, f"{where}: document {key!r}")
     if tokenizer is not None:
         about = {"kind": tokenizer.kind, "config": tokenizer.config, "chat_template": tokenizer.chat_template}
+        named = {"other_templates": dict(tokenizer.other_templates), "special_tokens": dict(tokenizer.special_tokens)}
+        about |= {key: texts for key, texts in named.items() if texts}
         small[_ABOUT] = dump_json(about, f"{where}: tokenizer")
         small[_BLOB] = tokenizer.blob
     specs = [TensorSpec(_WEIGHT + spec.name, spec.dtype, spec.shape) for spec in weights]
@@ -179,9 +181,20 @@ def _tokenizer(container: Container, where: str) -> TokenizerData | None:
     if kind is None:
         raise PlanError(f"{where}: tokenizer: expected a kind of {', '.join(get_args(TokenizerKind))}")
     config, template = about.get("config"), about.get("chat_template")
-    if len(about) != 3 or not isinstance(config, str) or not isinstance(template, str):
-        raise PlanError(f"{where}: tokenizer: expected a kind, and texts for config and chat_template")
-    return TokenizerData(kind, bytes(container.content(_BLOB)), config, template)
+    others, special = (_named_texts(about.get(key, {})) for key in ("other_templates", "special_tokens"))
+    unknown = about.keys() - {"kind", "config", "chat_template", "other_templates", "special_tokens"}
+    if unknown or not isinstance(config, str) or not isinstance(template, str) or others is None or special is None:
+        raise PlanError(
+            f"{where}: tokenizer: expected a kind, and texts for config, chat_template, other_templates, special_tokens"
+        )
+    return TokenizerData(kind, bytes(container.content(_BLOB)), config, template, others, special)
+
+
+def _named_texts(value: object) -> dict[str, str] | None:
+    """``value`` if it is an object of texts."""
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in cast("dict[str, object]", value).values()):
+        return None
+    return cast("dict[str, str]", value)
 
 
 def _encoded(text: str, where: str) -> bytes:

@@ -6,7 +6,8 @@ how text becomes ids; only the runtime interprets it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 TokenizerKind = Literal["tokenizer.json", "sentencepiece", "llama2.c"]
@@ -20,3 +21,7 @@ class TokenizerData:
     blob: bytes
     config: str = ""  # the text of tokenizer_config.json, "" when there is none
     chat_template: str = ""  # Jinja source, "" when the model has none
+    other_templates: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)  # name -> Jinja source
+    # What templates call the special tokens, bos_token and the like, and how those are written. What is missing here,
+    # the runtime takes from the tokenizer itself.
+    special_tokens: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
