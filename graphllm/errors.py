@@ -41,3 +41,7 @@ class RunError(GraphLLMError):
 
 class NativeError(GraphLLMError):
     """Native code that cannot be had: no C++ compiler, or one that fails or hangs."""
+
+
+class DeviceError(GraphLLMError):
+    """A GPU that cannot be used: none there, no driver, the wrong kind, out of memory, or lost in the middle."""
