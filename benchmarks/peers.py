@@ -20,7 +20,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -205,13 +204,13 @@ class Bench:
 
     def reader(self) -> Path:
         """The streaming read as a library."""
-        library = self.work / "streaming_read.so"
-        compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-        if compiler is None:
-            raise Unavailable("no C compiler for the streaming read")
-        flags = ["-O3", "-march=native", "-shared", "-fPIC", "-o", str(library)]
-        subprocess.run([compiler, *flags, str(HERE / "streaming_read.c")], check=True)
-        return library
+        from graphllm.errors import NativeError
+        from graphllm.measure.bandwidth import reader_library
+
+        try:
+            return reader_library()
+        except NativeError as error:
+            raise Unavailable(f"no compiler for the streaming read: {error}") from None
 
     def start(self, model: str, engine: str, threads: int, warm: Sequence[Measure]) -> Worker | Llama2c:
         """Raises Unavailable."""

@@ -52,7 +52,7 @@ def test_the_floors_hold() -> None:
     ids=["up", "sideways", "up two", "a part without a floor"],
 )
 def test_a_broken_floor_is_noticed(tmp_path: Path, module: str, line: str) -> None:
-    for part in ("cli", "compiler", "view", "codegen", "runtime", "frontends", "passes", "ir", "plan"):
+    for part in ("cli", "measure", "compiler", "view", "codegen", "runtime", "frontends", "passes", "ir", "plan"):
         (tmp_path / "graphllm" / part).mkdir(parents=True)
         (tmp_path / "graphllm" / part / "__init__.py").touch()
     for name in ("__init__.py", "_version.py", "api.py", "errors.py"):

@@ -30,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     _show(commands.add_parser("show", help="look at a plan or a checkpoint: summary, IR, graph, source, memory"))
     _opt(commands.add_parser("opt", help="run passes over text IR"))
     _verify(commands.add_parser("verify", help="check a plan whole: every digest, its IR, its code"))
+    _doctor(commands.add_parser("doctor", help="what this machine offers each target, and what would fix each lack"))
     _cache(commands.add_parser("cache", help="list or clear the plans that run has kept"))
     _completion(commands.add_parser("completion", help="print a completion script for a shell"))
     return parser
@@ -222,6 +223,11 @@ def _opt(p: argparse.ArgumentParser) -> None:
 def _verify(p: argparse.ArgumentParser) -> None:
     p.description = "Read a plan whole: every digest, the rules of its IR, its code, each step run dry."
     p.add_argument("plan")
+
+
+def _doctor(p: argparse.ArgumentParser) -> None:
+    p.description = "Exit code 1 where something is broken; what is only absent can be done without."
+    p.add_argument("--json", action="store_true", help="the same as data")
 
 
 def _cache(p: argparse.ArgumentParser) -> None:

@@ -47,6 +47,11 @@ class Device(Protocol):
         """What it holds so far."""
         ...
 
+    @property
+    def arena(self) -> NDArray[np.uint8]:
+        """What the arena holds after the last step, a view or a copy: for tools that look inside."""
+        ...
+
     def prepare(self, function: str) -> None:
         """Make ready for a function's steps now rather than at the first of them."""
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graphllm.errors import PlanError
 from graphllm.ir.core import Function, Module
@@ -31,6 +32,11 @@ class NullDevice:
         """Nothing of its own: what the states and the largest arena would take."""
         arena = max((f.arena or 0 for f in self._module.functions.values()), default=0)
         return DeviceMemory(0, 0, arena, sum(s.type.bytes for s in self._module.states.values()))
+
+    @property
+    def arena(self) -> NDArray[np.uint8]:
+        """Zeros: nothing was computed."""
+        return np.zeros(self.memory.arena, np.uint8)
 
     def prepare(self, function: str) -> None:
         """Nothing to do."""

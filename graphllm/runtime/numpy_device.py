@@ -93,6 +93,11 @@ class NumpyDevice:
         """The caches themselves, by name."""
         return self._states
 
+    @property
+    def arena(self) -> NDArray[np.uint8]:
+        """The arena itself."""
+        return self._arena
+
     def prepare(self, function: str) -> None:
         """Bind a function now rather than at its first step."""
         self._bind(function)

@@ -1,8 +1,9 @@
 // How fast this machine reads memory once: the ceiling of a decoder, which reads every weight for each token.
-#define _GNU_SOURCE
-#include <stdint.h>
-#include <stdlib.h>
 #include <sys/mman.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
 
 typedef uint64_t Line __attribute__((vector_size(64)));
 
@@ -10,18 +11,23 @@ typedef uint64_t Line __attribute__((vector_size(64)));
 enum { ROWS = 16, LINES = 32 };
 
 // Touched, on huge pages where the system gives them; NULL without memory. `bytes` is a multiple of 2 MiB.
-Line *make_buffer(size_t bytes) {
-    Line *buffer = aligned_alloc((size_t)2 << 20, bytes);
-    if (!buffer) return NULL;
-    madvise(buffer, bytes, MADV_HUGEPAGE);
-    for (size_t i = 0; i < bytes / sizeof *buffer; i++) buffer[i] = (Line){i};
+extern "C" Line* make_buffer(size_t bytes) {
+    void* room = nullptr;
+    if (posix_memalign(&room, size_t(2) << 20, bytes) != 0) return nullptr;
+#ifdef MADV_HUGEPAGE
+    madvise(room, bytes, MADV_HUGEPAGE);
+#endif
+    Line* buffer = static_cast<Line*>(room);
+    for (size_t i = 0; i < bytes / sizeof *buffer; i++) buffer[i] = Line{} + i;
     return buffer;
 }
 
+extern "C" void free_buffer(Line* buffer) { std::free(buffer); }
+
 // Bits that depend on every word, so that no read can be left out. `bytes` is a multiple of 32 KiB.
-uint64_t read_once(const Line *buffer, size_t bytes) {
-    Line seen[ROWS] = {0};
-    for (const Line *at = buffer; at < buffer + bytes / sizeof *buffer; at += ROWS * LINES)
+extern "C" uint64_t read_once(const Line* buffer, size_t bytes) {
+    Line seen[ROWS] = {};
+    for (const Line* at = buffer; at < buffer + bytes / sizeof *buffer; at += ROWS * LINES)
         for (int i = 0; i < LINES; i++)
             for (int row = 0; row < ROWS; row++) seen[row] ^= at[row * LINES + i];
     for (int row = 1; row < ROWS; row++) seen[0] ^= seen[row];
