@@ -156,6 +156,22 @@ class Product:
         """2 where a unit has columns of the gate and the same ones of up."""
         return 2 if any(b.up is not None for b in self.branches) else 1
 
+    @property
+    def name(self) -> str:
+        """What the kernel does, in a few words."""
+        words = [op.name.removeprefix("rms") for op in self.lead if op.name == "rmsnorm"]
+        words.append("linear")
+        steps = [s for b in self.branches for s in b.steps]
+        if self.pieces == 2:
+            words.append("swiglu")
+        if any(isinstance(s, Turn) for s in steps):
+            words.append("rope")
+        if any(isinstance(b.end, Cached | Rounded) for b in self.branches):
+            words.append("cache")
+        if any(isinstance(s, With) for s in steps):
+            words.append("add")
+        return "_".join(words)
+
     def unit(self, least: int) -> int:
         """Columns that are computed together: whole heads where heads matter, about ``least`` where that can be."""
         if self.pieces == 2 or (len(self.branches) == 1 and not self.branches[0].of_heads):

@@ -14,13 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from graphllm.codegen.cpu.attention import write_attention
 from graphllm.codegen.cpu.linear import write_product
-from graphllm.codegen.cpu.lone import write_kernel
-from graphllm.codegen.cpu.text import INPUTS, KernelText, argument
 from graphllm.codegen.layout import Layouts
+from graphllm.codegen.lone import write_kernel
 from graphllm.codegen.product import PRODUCTS, product_of
+from graphllm.codegen.text import INPUTS, KernelText, argument
 from graphllm.errors import PlanError
 from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
+from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.printer import print_operation
 
 ABI = 1  # of the functions at the end of the text; the device asks for the same
@@ -199,7 +201,7 @@ def _function(unit: _Unit, function: Function) -> str:
     ]
     since: list[_Touched] = []  # touched since the last barrier
     for op in function.ops:
-        call = _call(unit, function, op, KernelText(function, layouts, live, rows))
+        call = _call(unit, function, op, KernelText("cpu", function, layouts, live, rows))
         if call is None:
             continue
         if any(a.meets(b) for a in call.touches for b in since):
@@ -221,7 +223,7 @@ def _call(unit: _Unit, function: Function, op: Operation, text: KernelText) -> _
             )
         stem = write_product(product, text)
     else:
-        stem = write_kernel(body, op.results, text)
+        stem = write_kernel(body, op.results, text, dict.fromkeys(ATTENTION, write_attention))
     if not stem:
         return None
     kernel = unit.kernel(stem, text, print_operation(op, indent=""))

@@ -1,25 +1,36 @@
-"""Kernels without a matrix product: gathering, the rotation table, attention, and any operation by itself."""
+"""Kernels without a matrix product: gathering, the rotation table, and any operation by itself, in C++ and CUDA alike.
+
+A kernel's units of work (rows, mostly) are shared out by ``step.share``: among threads on a CPU, among blocks on a GPU.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias
 
-from graphllm.codegen.cpu.target import fits_gather, scratch_bytes
-from graphllm.codegen.cpu.text import KernelText, per_row
+from graphllm.codegen.fits import fits_gather
+from graphllm.codegen.text import KernelText, per_row
 from graphllm.errors import PlanError
 from graphllm.ir.core import Operation, Value
 from graphllm.ir.opdef import lookup
 
+Writer: TypeAlias = Callable[[Operation, KernelText], None]
 
-def write_kernel(ops: Sequence[Operation], handed_out: Sequence[Value], text: KernelText) -> str:
-    """Add the lines of a kernel; its name. Raises PlanError for what there is no code for."""
+
+def write_kernel(
+    ops: Sequence[Operation], handed_out: Sequence[Value], text: KernelText, own: Mapping[str, Writer]
+) -> str:
+    """Add the lines of a kernel; its name. ``own`` writes the operations that each target does in its own way.
+
+    Raises:
+        PlanError: there is no code for it.
+    """
     work = [op for op in ops if lookup(op.name).views is None]  # a window computes nothing
     if not work:
         return ""
     what = f"{work[0].name} giving {work[0].results[0].ref}"
     if len(work) > 1 and not fits_gather(ops, handed_out):
-        raise PlanError(f"{what}: the cpu target has no code for what this kernel holds besides")
+        raise PlanError(f"{what}: the {text.target} target has no code for what this kernel holds besides")
     if work[-1].name == "dequantize" and len(work) == 3:
         return _gather_groups(work, text)
     if work[0].name == "dequantize" and len(work) == 2:
@@ -27,17 +38,20 @@ def write_kernel(ops: Sequence[Operation], handed_out: Sequence[Value], text: Ke
     if work[0].name == "embed" and len(work) == 2:
         return _gather(work[0], work[1].result, text)
     op = work[0]
-    if op.name not in _WRITERS:
-        raise PlanError(f"{what}: the cpu target has no code for it at run time")
-    _WRITERS[op.name](op, text)
+    write = own.get(op.name) or _WRITERS.get(op.name)
+    if write is None:
+        raise PlanError(f"{what}: the {text.target} target has no code for it at run time")
+    write(op, text)
     return op.name
 
 
-def _f32(op: Operation, *values: Value) -> None:
+def only_f32(op: Operation, text: KernelText, *values: Value) -> None:
     """Refuse arithmetic in another type."""
     for v in values or (*op.operands, *op.results):
         if v.type.dtype != "f32":
-            raise PlanError(f"{op.name} giving {op.results[0].ref}: the cpu target computes in f32, got {v.type}")
+            raise PlanError(
+                f"{op.name} giving {op.results[0].ref}: the {text.target} target computes in f32, got {v.type}"
+            )
 
 
 def _embed(op: Operation, text: KernelText) -> None:
@@ -48,7 +62,9 @@ def _gather(op: Operation, y: Value, text: KernelText) -> str:
     ids, table = op.operands
     rows, d = table.type.shape
     if y.type.dtype not in ("f32", table.type.dtype):
-        raise PlanError(f"{op.name} giving {y.ref}: the cpu target gathers {table.type.dtype} as it is or as f32")
+        raise PlanError(
+            f"{op.name} giving {y.ref}: the {text.target} target gathers {table.type.dtype} as it is or as f32"
+        )
     with _rows(text, y):
         source = text.whole(table, "table")
         line = f"{source} + (long)clip({text.given(ids, 't')}, {rows}) * {d}"
@@ -104,9 +120,9 @@ def _loop(text: KernelText, count: str, index: str):
     return text.block(f"for (int {index} = mine.first; {index} < mine.last; ++{index})")
 
 
-def _elementwise(call: str) -> Callable[[Operation, KernelText], None]:
+def _elementwise(call: str) -> Writer:
     def write(op: Operation, text: KernelText) -> None:
-        _f32(op)
+        only_f32(op, text)
         y = op.result
         n = y.type.shape[-1]
         with _loop(text, text.count(y, per_row(y)), "i"):
@@ -120,7 +136,7 @@ def _elementwise(call: str) -> Callable[[Operation, KernelText], None]:
 
 
 def _rmsnorm(op: Operation, text: KernelText) -> None:
-    _f32(op)
+    only_f32(op, text)
     x, gain = op.operands
     n, y = x.type.shape[-1], op.result
     with _loop(text, text.count(y, per_row(y)), "i"):
@@ -131,7 +147,7 @@ def _rmsnorm(op: Operation, text: KernelText) -> None:
 
 
 def _rope(op: Operation, text: KernelText) -> None:
-    _f32(op)
+    only_f32(op, text)
     x, turn = op.operands
     _, heads, d = x.type.shape
     with _loop(text, text.count(op.result, heads), "i"):
@@ -157,7 +173,7 @@ def _cast(op: Operation, text: KernelText) -> None:
     x, y = op.operands[0], op.result
     kinds = (x.type.dtype, y.type.dtype)
     if "f32" not in kinds and kinds[0] != kinds[1]:
-        raise PlanError(f"cast giving {y.ref}: the cpu target converts from f32 or to f32, got {x.type}")
+        raise PlanError(f"cast giving {y.ref}: the {text.target} target converts from f32 or to f32, got {x.type}")
     call = "copy" if kinds[0] == kinds[1] else "widen" if kinds[1] == "f32" else "narrow"
     with _loop(text, text.count(y, per_row(y)), "i"):
         text.line(f"{call}({text.row(x, 'x', 'i')}, {y.type.shape[-1]}, {text.row(y, 'y', 'i', written=True)});")
@@ -190,7 +206,7 @@ def _take_rows(op: Operation, text: KernelText) -> None:
 def _kv_write(op: Operation, text: KernelText) -> None:
     cache, x = op.operands[:2]
     if x.type.dtype != cache.type.dtype:
-        _f32(op, x)
+        only_f32(op, text, x)
     call = "copy" if x.type.dtype == cache.type.dtype else "cache_row"
     _, heads, _, d = cache.type.shape
     position, slot = text.placing(op)
@@ -209,40 +225,10 @@ def cache_row(cache: Value, head: str, slot: str, position: str) -> str:
 
 def _quantize_rows(op: Operation, text: KernelText) -> None:
     x, (q, scale) = op.operands[0], op.results
-    _f32(op, x)
+    only_f32(op, text, x)
     with _loop(text, text.count(q, per_row(q)), "i"):
         to = f"{text.row(q, 'q', 'i', written=True)}, {text.row(scale, 'scale', 'i', written=True)}"
         text.line(f"quantize({text.row(x, 'x', 'i')}, {x.type.shape[-1]}, {op.attrs['group']}, {to});")
-
-
-def _attention(op: Operation, text: KernelText) -> None:
-    q, *caches = op.operands[:-2]
-    keys = caches[0]
-    _f32(op, q, op.result)
-    text.placing(op)
-    (_, heads, _), (_, kv_heads, context, d) = q.type.shape, keys.type.shape
-    given = text.whole(q, "q")
-    if len(caches) == 2:
-        sides = [text.whole(v, role) for v, role in zip(caches, ("keys", "values"), strict=True)]
-    else:
-        roles = ("keys", "keys_scale", "values", "values_scale")
-        at = [text.whole(v, role) for v, role in zip(caches, roles, strict=True)]
-        sides = [f"Rounded{{{at[0]}, {at[1]}}}", f"Rounded{{{at[2]}, {at[3]}}}"]
-    pointers = [given, *sides, text.whole(op.result, "y", written=True)]
-    text.line(f"const Heads heads{{{heads}, {kv_heads}, {context}}};")
-    scale, window = number(op.attrs["scale"]), op.attrs["window"]
-    arguments = f"step, {', '.join(pointers)}, step.live, heads, {scale}, {window}"
-    if text.function.rows == "consecutive" and q.type.shape[0] > 1:
-        text.line(f"attention_many<{d}>({arguments});")
-        text.private.append(f"attention_many_bytes({d})")
-    else:
-        need, text.shared = scratch_bytes(op), op.scratch
-        if need and (text.shared is None or text.shared[1] < need):
-            what = f"{op.name} giving {op.result.ref}"
-            raise PlanError(f"{what}: expected {need} bytes of scratch, got {text.shared}")
-        shared = "shared" if need else "nullptr"
-        text.line(f"attention<{d}>({arguments}, {shared});")
-        text.private.append(f"attention_bytes({{{heads}, {kv_heads}, {context}}}, {d})")
 
 
 def number(value: object) -> str:
@@ -251,10 +237,8 @@ def number(value: object) -> str:
     return f"{literal}f"
 
 
-_WRITERS: Final[dict[str, Callable[[Operation, KernelText], None]]] = {
+_WRITERS: Final[dict[str, Writer]] = {
     "add": _elementwise("add"),
-    "attention": _attention,
-    "attention_int8": _attention,
     "cast": _cast,
     "dequantize": _dequantize,
     "embed": _embed,

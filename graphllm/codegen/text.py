@@ -33,8 +33,12 @@ class Parameter:
 
 @dataclass(slots=True)
 class KernelText:
-    """The body of one static function. ``live`` are values whose rows are the step's own, ``rows`` its most rows."""
+    """The body of one function, in C++ or CUDA, for the target of that name.
 
+    ``live`` are values whose rows are the step's own, ``rows`` its most rows.
+    """
+
+    target: str
     function: Function
     layouts: Layouts
     live: frozenset[int]
@@ -78,7 +82,7 @@ class KernelText:
         """The address of a row of a value: its last ``dimensions`` dimensions, which must lie in one piece."""
         layout = self.layouts.of(value)
         if not layout.rows(dimensions):
-            raise PlanError(f"{value.ref}: lies in pieces; the cpu target has no code for that here")
+            raise PlanError(f"{value.ref}: lies in pieces; the {self.target} target has no code for that here")
         return address(self.pointer(value, role, written=written), layout, index, dimensions)
 
     def whole(self, value: Value, role: str, *, written: bool = False) -> str:
@@ -88,7 +92,7 @@ class KernelText:
     def given(self, value: Value, index: str) -> str:
         """An element of one of the step's inputs."""
         if value.name not in INPUTS or not any(v is value for v in self.function.inputs):
-            raise PlanError(f"{value.ref}: the cpu target takes row numbers only from the step's own inputs")
+            raise PlanError(f"{value.ref}: the {self.target} target takes row numbers only from the step's own inputs")
         return f"step.{value.name}[{index}]"
 
     def count(self, value: Value, per_row: int = 1) -> str:
