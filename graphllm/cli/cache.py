@@ -8,6 +8,7 @@ import argparse
 def run(a: argparse.Namespace) -> int:
     from graphllm.compiler.cache import cache_folder, cached_plans
     from graphllm.compiler.native.build import built_libraries
+    from graphllm.compiler.nvrtc.kept import kept_cubins
     from graphllm.errors import GraphLLMError, PlanError
     from graphllm.plan.place import shown, size_text
     from graphllm.plan.plan_file import PlanFile
@@ -33,15 +34,17 @@ def run(a: argparse.Namespace) -> int:
         except (PlanError, TypeError, KeyError):
             made_of = "damaged; it will be made again"
         print(f"{path.name}  {size_text(size):>8}  {made_of}")
-    libraries = built_libraries()
-    for library in libraries:
+    libraries, cubins = built_libraries(), kept_cubins()
+    for file in (*libraries, *cubins):
         try:
-            total += library.stat().st_size
+            total += file.stat().st_size
             if a.clear:
-                library.unlink()
+                file.unlink()
         except OSError as error:
-            raise GraphLLMError(f"{library}: cannot be deleted; {error.strerror}") from None
+            raise GraphLLMError(f"{file}: cannot be deleted; {error.strerror}") from None
     count = "1 plan" if len(plans) == 1 else f"{len(plans)} plans"
     native = f", native code of {len(libraries)}" if libraries else ""
+    kernels = sum(file.suffix == ".cubin" for file in cubins)
+    native += f", {kernels} kernels for GPUs" if kernels else ""
     print(f"{cache_folder()}: {count}{native}, {size_text(total)}{' deleted' if a.clear else ''}")
     return 0

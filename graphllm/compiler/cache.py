@@ -13,12 +13,15 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from graphllm._version import __version__
-from graphllm.compiler.options import Options
 from graphllm.errors import GraphLLMError
 from graphllm.plan.container import PLAN_VERSION
 from graphllm.plan.place import refusal, shown
+
+if TYPE_CHECKING:
+    from graphllm.compiler.options import Options  # running a plan needs none of what that needs
 
 
 def cache_folder() -> Path:
