@@ -19,7 +19,7 @@ def needs_nvrtc() -> None:
 
 def kernel(name: str, body: str, arguments: str = "const float* x, float* y", ir: str = "") -> Kernel:
     """A translation unit with one kernel of 64 threads."""
-    head = f'#include "prelude.cuh"\nusing namespace graphllm;\nextern "C" __global__ void __launch_bounds__(64) '
+    head = '#include "prelude.cuh"\nusing namespace graphllm;\nextern "C" __global__ void __launch_bounds__(64) '
     return Kernel(name, f"{head}{name}({arguments}) {{\n{body}\n}}\n", ir or f"%y = {name} %x : f32[64]")
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cuda_programs import DOUBLE, kernel, needs_nvrtc
 
 from graphllm.compiler.nvrtc import build, crew, library
 from graphllm.compiler.nvrtc.build import built
@@ -18,6 +17,7 @@ from graphllm.compiler.nvrtc.kept import kept_cubins, key_of
 from graphllm.errors import DeviceError, GraphLLMError, NativeError
 from graphllm.plan.launch import Kernel
 from graphllm.runtime.cuda.arch import ARCHS, arch_for, check_archs, runs_on
+from tests.cuda_programs import DOUBLE, kernel, needs_nvrtc
 
 
 @pytest.fixture(autouse=True)
