@@ -147,6 +147,36 @@ def write_llama2c(path: Path, config: ModelConfig, tensors: Tensors, version: in
     path.write_bytes(header.ljust(256, b"\0") + body)
 
 
+def write_kuiper(path: Path, config: ModelConfig, tensors: Tensors, group: int = 0) -> None:
+    """A KuiperLLama file: f32, with biases where the config has them, or int8 when there is a group size."""
+    vocab = config.vocab if config.tied else -config.vocab
+    sizes = [config.dim, config.ffn_dim, config.layers, config.heads, config.kv_heads, vocab, config.context]
+    out = struct.pack("<7i", *sizes)
+
+    def put(*names: str) -> bytes:
+        return b"".join(tensors[name].astype("<f4").tobytes() for name in names)
+
+    def layers(*parts: str) -> list[str]:
+        return [f"l{i}.{part}" for i in range(config.layers) for part in parts]
+
+    if group:
+        out += struct.pack("<i", group)
+        matrices = [name for part in ("wq", "wk", "wv", "wo", "w_gate", "w_down", "w_up") for name in layers(part)]
+        for name in [*matrices, *(() if config.tied else ("lm_head",))]:
+            values, scales = quantize_groups(tensors[name], group)
+            out += values.tobytes() + scales.astype("<f4").tobytes()
+        out += put("tok_emb", *layers("att_norm"), *layers("ffn_norm"), "norm")
+    else:
+        out += put("tok_emb", *layers("att_norm"))
+        for letter in "qkv":
+            out += put(*layers(f"w{letter}", *((f"b{letter}",) if config.qkv_bias else ())))
+        for part in ("wo", "ffn_norm", "w_gate", "w_down", "w_up"):
+            out += put(*layers(part))
+        out += put("norm") + bytes(4 * config.context * config.head_dim)
+        out += b"" if config.tied else put("lm_head")
+    path.write_bytes(out)
+
+
 def huggingface_config(config: ModelConfig, dtype: str = "float32", style: Style = "v4") -> dict[str, Any]:
     """``config.json`` as transformers 4 or 5 writes it for this model."""
     assert config.rope_pairing == "half", "Hugging Face files hold q and k rows in half-split order"

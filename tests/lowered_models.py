@@ -69,7 +69,7 @@ def lowered(
     tensors = {n: Weight(n, TensorType(kinds[a.dtype], a.shape), None, n) for n, a in stored.items()}
     steps = Steps(context, slots, kv_dtype, prefill=(8, 32), score=13)
     _, module, _ = lower(trace(config, tensors, group, steps), portable(), lowering(target))
-    read = WeightReader(lambda w: stored[w.name])
+    read = WeightReader(lambda w: stored[w.name], lambda: None)
     return Lowered(config, module, {w.name: read(w) for w in module.stored_weights()}, as_f32(stored, group))
 
 

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from graphllm.errors import CheckpointError
-from graphllm.frontends import huggingface
+from graphllm.frontends import checkpoint as checkpoint_module
 from graphllm.frontends.config import RopeScaling
 from graphllm.frontends.huggingface import read_huggingface
 from tests.checkpoint_writers import (
@@ -131,7 +131,7 @@ def test_the_story_model_has_only_a_classifier_and_its_published_values() -> Non
 
 @pytest.mark.parametrize("flag", [True, False, ...])
 def test_three_ways_of_tying(folder: Path, flag: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface, "COMPARED_BYTES", 1000)  # so that these small matrices are compared in blocks
+    monkeypatch.setattr(checkpoint_module, "COMPARED_BYTES", 1000)  # so that these are compared in blocks
     change(folder, tie_word_embeddings=flag)
     named = huggingface_names(random_tensors(LLAMA, np.random.default_rng(2)))
     embedding, classifier = named["model.embed_tokens.weight"], named["lm_head.weight"]

@@ -54,10 +54,10 @@ def make_zip(path: Path) -> None:
 
 OTHER: dict[str, tuple[Callable[[Path], object], str]] = {
     "gguf": (lambda path: path.write_bytes(b"GGUF\3\0\0\0" + bytes(100)), "a GGUF file, which is not supported"),
-    "zip": (make_zip, "a zip file, as torch.save makes"),
+    "zip": (make_zip, "a file of torch.save that is no state dict"),
     "pickle": (
         lambda path: path.write_bytes(bytes.fromhex("80028a0a6cfc9c46f9206aa850192e") + bytes(50)),
-        "a pickle, as old torch.save makes .*, which is never opened",
+        r"a pickle, as old torch.save makes \(before PyTorch 1.6\), which is never opened",
     ),
     "lone safetensors": (
         lambda path: write_safetensors(path, {"__metadata__": {"format": "pt"}}),
@@ -77,10 +77,14 @@ OTHER: dict[str, tuple[Callable[[Path], object], str]] = {
     "device": (lambda path: path.symlink_to("/dev/zero"), "a device; expected a file"),
     "broken link": (lambda path: path.symlink_to(path.parent / "gone"), "no such file or folder"),
     "link to itself": (lambda path: path.symlink_to(path), "cannot be read"),
-    "empty folder": (lambda path: path.mkdir(), "a folder without config.json; expected a Hugging Face folder"),
+    "empty folder": (lambda path: path.mkdir(), "a folder without config.json or params.json; expected a folder of"),
+    "folder of a file": (
+        lambda path: (path.mkdir(), (path / "a.gguf").write_bytes(b"")),
+        "a folder without config.json or params.json, with a.gguf in it; expected a folder of",
+    ),
     "meta folder": (
         lambda path: (path.mkdir(), (path / "params.json").write_text("{}")),
-        "a folder of Meta's own format .*, which is not supported",
+        "no weights; expected consolidated.00.pth beside params.json",
     ),
     "config folder": (
         lambda path: (path / "config.json").mkdir(parents=True),

@@ -81,9 +81,9 @@ def test_a_folder_without_weights_says_what_it_found(tmp_path: Path) -> None:
     write_huggingface(folder, LLAMA, random_tensors(LLAMA, np.random.default_rng(1)))
     (folder / "model.safetensors").unlink()
     with pytest.raises(
-        CheckpointError, match=r"no weights; expected model.safetensors or model.safetensors.index.json$"
+        CheckpointError, match=r"no weights; expected one of model.safetensors, pytorch_model.bin, [a-z_., ]*$"
     ):
         read_huggingface(folder)
     (folder / "pytorch_model.bin").write_bytes(b"PK")
-    with pytest.raises(CheckpointError, match=r"no weights; .* got PyTorch weights .*, which is not supported"):
+    with pytest.raises(CheckpointError, match=r"no weights; .* got PyTorch weights .*, "):
         read_huggingface(folder)

@@ -53,7 +53,7 @@ _whole.__name__ = "whole number"  # argparse names the type in its messages
 
 
 def _compile(p: argparse.ArgumentParser) -> None:
-    p.description = "Compile a llama2.c .bin file or a Hugging Face folder into a plan."
+    p.description = "Compile a checkpoint (llama2.c, KuiperLLama, Hugging Face, Meta) into a plan."
     _model(p, "checkpoint", "a file or folder; its format is found by content; demo: our own")
     p.add_argument("-o", "--output", required=True, metavar="PLAN", help="the plan to write, as a rule *.gllm")
     p.add_argument(
@@ -93,7 +93,7 @@ def _model_options(p: argparse.ArgumentParser) -> None:
     _quantization(p)
     meaning = p.add_argument_group("what a flat checkpoint does not say")
     meaning.add_argument(
-        "--preset", choices=["llama2", "kuiper-llama3", "kuiper-qwen2"], help="a known set of the below"
+        "--preset", choices=["llama2", "llama3", "kuiper-llama3", "kuiper-qwen2"], help="a known set of the below"
     )
     meaning.add_argument("--norm-eps", type=float, metavar="X")
     meaning.add_argument("--rope-theta", type=float, metavar="X")

@@ -99,7 +99,8 @@ def refuse_sources(out: Path, source: Path, tokenizer: Path | None, compiled: Co
 
 def weight_reader(compiled: Compiled) -> WeightReader:
     """Evaluates the weights of a compilation, read from the checkpoint."""
-    return WeightReader(lambda w: compiled.checkpoint.tensors[w.name].read())
+    checkpoint = compiled.checkpoint
+    return WeightReader(lambda w: checkpoint.tensors[w.name].read(), checkpoint.release)
 
 
 def write(

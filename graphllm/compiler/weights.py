@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,29 +17,20 @@ Array = NDArray[Any]
 class WeightReader:
     """``reader(weight)``: the weight's array, made afresh by every call; ``source`` reads a checkpoint's own.
 
-    What a checkpoint's map has in memory is let go between calls: otherwise a compilation would come to hold the whole
-    model, page by page.
+    ``release`` is called between calls, to let go of what the checkpoint's maps have in memory: otherwise a compilation
+    would come to hold the whole model, page by page.
     """
 
-    def __init__(self, source: Callable[[Weight], Array]) -> None:
-        self._source = source
-        self._maps: dict[int, mmap.mmap] = {}
+    def __init__(self, source: Callable[[Weight], Array], release: Callable[[], None]) -> None:
+        self._source, self._release = source, release
 
     def __call__(self, weight: Weight) -> Array:
-        for mapped in self._maps.values():
-            if hasattr(mapped, "madvise"):  # not on Windows
-                mapped.madvise(mmap.MADV_DONTNEED)  # pages still being written or hashed are simply read again
+        self._release()  # pages still being written or hashed are simply read again
         return self._evaluate(weight)
 
     def _evaluate(self, weight: Weight) -> Array:
         if weight.definition is None:
-            array = self._source(weight)
-            base = cast(object, array.base)
-            while isinstance(base, np.ndarray):
-                base = cast(object, cast(Array, base).base)
-            if isinstance(base, mmap.mmap):
-                self._maps[id(base)] = base
-            return array
+            return self._source(weight)
         operands: list[Array] = []
         for v in weight.definition.operands:
             assert isinstance(v, Weight)

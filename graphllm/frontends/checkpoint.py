@@ -18,11 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from graphllm.frontends.config import ModelConfig
+from graphllm.frontends.mapped_file import MappedFile
+from graphllm.plan.tokenizer_data import TokenizerData
 
 StoredDType = Literal["f32", "f16", "bf16", "i8"]
+COMPARED_BYTES = 1 << 20  # at a time, when asking whether two matrices are one
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,11 @@ class TensorSource:
     dtype: StoredDType
     shape: tuple[int, ...]
     read: Callable[[], NDArray[Any]]
+    read_rows: Callable[[int, int], NDArray[Any]] | None = None  # begin, end: where reading is more than a view
+
+    def rows(self, begin: int, end: int) -> NDArray[Any]:
+        """Rows ``begin`` to ``end`` along the first axis, without computing the others."""
+        return self.read_rows(begin, end) if self.read_rows else self.read()[begin:end]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,5 +56,24 @@ class Checkpoint:
     config: ModelConfig
     tensors: Mapping[str, TensorSource]
     files: tuple[Path, ...]  # everything read, for provenance
+    maps: tuple[MappedFile, ...]  # what tensors are views of
     group: int = 0  # size of the int8 groups, 0 when nothing is int8
+    tokenizer: TokenizerData | None = None  # where the checkpoint itself holds one (GGUF)
     notes: tuple[str, ...] = ()  # what the reader assumed, one line each
+
+    def release(self) -> None:
+        """Let go of what the maps hold in memory; pages that are needed again are read again.
+
+        Whoever reads a whole model tensor by tensor calls this between them, or comes to hold all of it.
+        """
+        for file in self.maps:
+            file.release()
+
+
+def same_bytes(one: TensorSource, other: TensorSource) -> bool:
+    """Whether two tensors are equal in dtype, shape and bits. The first block tells different ones apart."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    first, second = (source.read().reshape(-1).view(np.uint8) for source in (one, other))
+    blocks = range(0, first.size, COMPARED_BYTES)
+    return all(np.array_equal(first[at : at + COMPARED_BYTES], second[at : at + COMPARED_BYTES]) for at in blocks)

@@ -1,4 +1,4 @@
-"""A Hugging Face folder: config.json and safetensors, in one file or in shards named by an index."""
+"""A Hugging Face folder: config.json and weights, in one file or in shards named by an index."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from reprlib import repr as shorten
 
-import numpy as np
-
 from graphllm.errors import CheckpointError
-from graphllm.frontends.checkpoint import Checkpoint, TensorSource
+from graphllm.frontends.checkpoint import Checkpoint, TensorSource, same_bytes
 from graphllm.frontends.config import ModelConfig
 from graphllm.frontends.huggingface_config import CONFIG_FILES, read_config
 from graphllm.frontends.overrides import NO_OVERRIDES, Overrides
@@ -39,7 +37,6 @@ LAYER_NAMES = {
     "b_up": "mlp.up_proj.bias",
     "b_down": "mlp.down_proj.bias",
 }
-COMPARED_BYTES = 1 << 20  # at a time, when asking whether two matrices are one
 
 
 def read_huggingface(folder: Path, overrides: Overrides = NO_OVERRIDES) -> Checkpoint:
@@ -56,9 +53,8 @@ def read_huggingface(folder: Path, overrides: Overrides = NO_OVERRIDES) -> Check
     given = " ".join(f"{name}={value}" for name, value in overrides.given().items())
     if given:
         notes += (f"set by overrides: {given}",)
-    return Checkpoint(
-        "huggingface", overrides.apply(config), tensors, (*config_files(folder), *weights.files), notes=notes
-    )
+    files = (*config_files(folder), *weights.files)
+    return Checkpoint("huggingface", overrides.apply(config), tensors, files, weights.maps, notes=notes)
 
 
 def settle_tying(config: ModelConfig, weights: Weights) -> dict[str, str]:
@@ -74,15 +70,6 @@ def settle_tying(config: ModelConfig, weights: Weights) -> dict[str, str]:
     if same_bytes(weights.source(EMBEDDING), weights.source(CLASSIFIER)):
         return {"tok_emb": EMBEDDING}
     return {"tok_emb": EMBEDDING, "lm_head": CLASSIFIER}
-
-
-def same_bytes(one: TensorSource, other: TensorSource) -> bool:
-    """Whether two tensors are equal in dtype, shape and bits. The first block tells different ones apart."""
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    first, second = (source.read().reshape(-1).view(np.uint8) for source in (one, other))
-    blocks = range(0, first.size, COMPARED_BYTES)
-    return all(np.array_equal(first[at : at + COMPARED_BYTES], second[at : at + COMPARED_BYTES]) for at in blocks)
 
 
 def find_tensors(config: ModelConfig, weights: Weights, vocabulary_names: dict[str, str]) -> dict[str, TensorSource]:

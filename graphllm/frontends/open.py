@@ -8,69 +8,72 @@ from pathlib import Path
 
 from graphllm.errors import CheckpointError
 from graphllm.frontends.checkpoint import Checkpoint
+from graphllm.frontends.flat_file import read_flat
 from graphllm.frontends.huggingface import read_huggingface
 from graphllm.frontends.huggingface_config import CONFIG_FILES
-from graphllm.frontends.llama2c import read_llama2c
 from graphllm.frontends.mapped_file import MappedFile, map_file, unreadable
+from graphllm.frontends.meta import PARAMS, is_training, read_meta, read_training
 from graphllm.frontends.overrides import NO_OVERRIDES, Overrides
 from graphllm.frontends.safetensors_file import looks_like_safetensors, parse_safetensors
+from graphllm.frontends.torch_file import OLD_TORCH, looks_like_torch, parse_torch
 
-KNOWN = "expected a Hugging Face folder or a llama2.c file (v0, v1, v2)"
-# The first value that torch.save pickled before zip files. Two bytes of it could be a llama2.c model of D 640.
-OLD_TORCH = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
+KNOWN = "expected a folder of Hugging Face or Meta, or a file of llama2.c or KuiperLLama"
 
 
 def open_checkpoint(path: str | os.PathLike[str], overrides: Overrides = NO_OVERRIDES) -> Checkpoint:
-    """The checkpoint at a path: a Hugging Face folder, or a llama2.c file of version 0, 1 or 2.
+    """The checkpoint at a path, of whichever format its content says.
 
     Headers and sizes are checked and files are mapped; no weight is read. Raises CheckpointError, whose message names
-    the format where it is one that we know and do not read.
+    the format where it is one that we know and do not read, and else what was considered.
     """
     where = Path(path)
     try:
         folder = stat.S_ISDIR(where.stat().st_mode)
     except (OSError, ValueError) as error:
         raise unreadable(where, error) from None
-    if folder:
-        check_folder(where)
-        return read_huggingface(where, overrides)
-    refuse_other_formats(map_file(where))
-    return read_llama2c(where, overrides)
+    return open_folder(where, overrides) if folder else open_file(map_file(where), overrides)
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse folders that are of no Hugging Face model."""
+def open_folder(folder: Path, overrides: Overrides) -> Checkpoint:
+    """A Hugging Face folder has a config.json, Meta's a params.json."""
     try:
         names = {entry.name for entry in folder.iterdir()}
     except OSError as error:
         raise unreadable(folder, error) from None
     if CONFIG_FILES[0] in names:
-        return
-    if "params.json" in names:
-        raise CheckpointError(f"{folder}: a folder of Meta's own format (params.json), which is not supported; {KNOWN}")
-    raise CheckpointError(f"{folder}: a folder without config.json; {KNOWN}")
+        return read_huggingface(folder, overrides)
+    if PARAMS in names:
+        return read_meta(folder, overrides)
+    raise CheckpointError(f"{folder}: a folder without {CONFIG_FILES[0]} or {PARAMS}{inside(names)}; {KNOWN}")
 
 
-def refuse_other_formats(file: MappedFile) -> None:
-    """CheckpointError naming the format of a file that is not a flat one, where its first bytes tell."""
-    format_name = other_format(file)
-    if format_name:
-        raise CheckpointError(f"{file.path}: {format_name}; {KNOWN}")
+def inside(names: set[str]) -> str:
+    """What else a folder holds that somebody may have meant."""
+    meant = sorted(name for name in names if name.endswith((".gguf", ".bin", ".pt", ".pth", ".gllm", ".safetensors")))
+    return f", with {', '.join(meant[:4])}{' …' if len(meant) > 4 else ''} in it" if meant else ""
 
 
-def other_format(file: MappedFile) -> str:
-    """Name and advice for a format that we recognize and do not read here; "" for the rest."""
+def open_file(file: MappedFile, overrides: Overrides) -> Checkpoint:
+    """Formats with a magic by their magic; the flat ones, which have none, by their exact size."""
     start = file.data[: len(OLD_TORCH)]
-    if start.startswith(b"GGUF"):
-        return "a GGUF file, which is not supported"
-    if start.startswith(b"PK\x03\x04"):
-        return "a zip file, as torch.save makes (.pt, .pth, .bin), which is not supported"
+    if looks_like_torch(file):
+        torch = parse_torch(file)
+        if is_training(torch):
+            return read_training(torch, overrides)
+        what = "a state dict of PyTorch" if torch.entries else "a file of torch.save that is no state dict"
+        raise CheckpointError(
+            f"{file.path}: {what}; its folder with config.json or {PARAMS} makes a checkpoint; {KNOWN}"
+        )
     if start == OLD_TORCH:
-        return "a pickle, as old torch.save makes (.pt, .pth, .bin), which is never opened"
+        parse_torch(file)  # says why not
+    if start.startswith(b"GGUF"):
+        raise CheckpointError(f"{file.path}: a GGUF file, which is not supported; {KNOWN}")
     if looks_like_safetensors(file):
         if parse_safetensors(file).metadata.get("format") == "gllm":
-            return "a compiled plan and not a checkpoint; load or run it as it is"
-        return "a lone safetensors file; its folder with config.json makes a checkpoint, so give the folder"
+            raise CheckpointError(f"{file.path}: a compiled plan and not a checkpoint; load or run it as it is")
+        raise CheckpointError(
+            f"{file.path}: a lone safetensors file; its folder with config.json makes a checkpoint, so give the folder"
+        )
     if start.startswith(b"{"):
-        return "a JSON file; give its folder"
-    return ""
+        raise CheckpointError(f"{file.path}: a JSON file; give its folder")
+    return read_flat(file, overrides)

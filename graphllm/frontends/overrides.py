@@ -56,6 +56,7 @@ NO_OVERRIDES = Overrides()
 # llama2.c itself stops on BOS: its stories follow one another with only BOS between. So BOS ends a text here too.
 PRESETS: dict[str, Overrides] = {
     "llama2": Overrides(1e-5, 1e4, "interleaved", bos_id=1, eos_ids=(1, 2)),
+    "llama3": Overrides(1e-5, 5e5, "interleaved", bos_id=128000, eos_ids=(128001, 128009)),
     "kuiper-llama3": Overrides(1e-5, 5e5, "half", bos_id=128000, eos_ids=(128001, 128009)),
     "kuiper-qwen2": Overrides(1e-6, 1e6, "half", eos_ids=(151643, 151645)),
 }

@@ -1,4 +1,4 @@
-"""llama2.c files: what a writer put in comes out, at the offsets of the real file, and nothing else is believed."""
+"""Flat files of llama2.c: what a writer put in comes out, at the real file's offsets; nothing else is believed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from graphllm.errors import CheckpointError
 from graphllm.frontends.checkpoint import Checkpoint
 from graphllm.frontends.config import ModelConfig, RopeScaling
-from graphllm.frontends.llama2c import read_llama2c
+from graphllm.frontends.open import open_checkpoint as read_flat
 from graphllm.frontends.overrides import PRESETS, Overrides, preset
 from tests.checkpoint_writers import Array, quantize_groups, random_tensors, write_llama2c
 from tests.shared_data import shared
@@ -80,7 +80,7 @@ def test_float_files_hold_what_was_written(tmp_path: Path, version: int) -> None
         tensors = random_tensors(config, rng)
         path = tmp_path / f"{index}"
         write_llama2c(path, config, tensors, version)
-        checkpoint = read_llama2c(path)
+        checkpoint = read_flat(path)
         assert checkpoint.format == f"llama2.c v{version}"
         assert checkpoint.config == config
         assert checkpoint.files == (path,)
@@ -98,7 +98,7 @@ def test_int8_groups_run_over_the_matrix(tmp_path: Path, group: int, ffn_scales:
     config = replace(CONFIG, tied=tied, vocab=48)
     path = tmp_path / "model"
     tensors = written(path, 2, config, group)
-    checkpoint = read_llama2c(path)
+    checkpoint = read_flat(path)
     assert (checkpoint.format, checkpoint.config, checkpoint.group) == ("llama2.c v2", config, group)
     assert ("lm_head" in checkpoint.tensors) == (not tied)
     assert checkpoint.tensors["l0.w_gate.scale"].shape == ffn_scales
@@ -124,7 +124,7 @@ def test_zero_groups_are_zeros_whatever_int8_they_hold(tmp_path: Path) -> None:
     embedding = 256 + 4 * (2 * 3 * 24 + 24)
     data[embedding : embedding + 24] = bytes([128] * 24)  # what a cast of NaN leaves
     path.write_bytes(data)
-    embedded = read(read_llama2c(path), "tok_emb")
+    embedded = read(read_flat(path), "tok_emb")
     assert (embedded[0] == 0).all()
     assert np.abs(embedded[1:]).max() > 0
 
@@ -136,7 +136,7 @@ def test_a_scale_that_is_not_finite_is_damage(tmp_path: Path) -> None:
     scales = 256 + 4 * (2 * 3 * 24 + 24) + 37 * 24
     data[scales : scales + 4] = struct.pack("<f", np.nan)
     path.write_bytes(data)
-    checkpoint = read_llama2c(path)
+    checkpoint = read_flat(path)
     checkpoint.tensors["l0.wq.scale"].read()
     with pytest.raises(CheckpointError, match=r"scales of tok_emb hold NaN or infinity; expected finite"):
         checkpoint.tensors["tok_emb.scale"].read()
@@ -144,7 +144,7 @@ def test_a_scale_that_is_not_finite_is_damage(tmp_path: Path) -> None:
 
 def test_the_real_file_has_its_tensors_at_the_published_offsets() -> None:
     path = shared("real/stories260K/stories260K.bin")
-    checkpoint = read_llama2c(path)
+    checkpoint = read_flat(path)
     assert checkpoint.config == replace(
         CONFIG, dim=64, layers=5, heads=8, kv_heads=4, head_dim=8, ffn_dim=172, vocab=512, context=512, tied=True
     )
@@ -171,7 +171,7 @@ def test_the_real_file_has_its_tensors_at_the_published_offsets() -> None:
 
 def test_the_real_weights_read_alike_from_every_version(tmp_path: Path) -> None:
     path = shared("real/stories260K/stories260K.bin")
-    checkpoint = read_llama2c(path)
+    checkpoint = read_flat(path)
     tensors = {name: read(checkpoint, name) for name in checkpoint.tensors}
     for version, size in ((0, 1056540), (1, 1040384), (2, 278608)):
         again = tmp_path / f"v{version}"
@@ -179,7 +179,7 @@ def test_the_real_weights_read_alike_from_every_version(tmp_path: Path) -> None:
         assert again.stat().st_size == size
         for name, tensor in tensors.items():
             tolerance = np.abs(tensor).max() / 254 * 1.001 if version == 2 and tensor.ndim == 2 else 0
-            np.testing.assert_allclose(read(read_llama2c(again), name), tensor, rtol=0, atol=tolerance)
+            np.testing.assert_allclose(read(read_flat(again), name), tensor, rtol=0, atol=tolerance)
     rewritten = np.frombuffer((tmp_path / "v0").read_bytes(), np.uint8)
     original = np.frombuffer(path.read_bytes(), np.uint8)
     np.testing.assert_array_equal(rewritten[:1040156], original[:1040156])
@@ -188,18 +188,18 @@ def test_the_real_weights_read_alike_from_every_version(tmp_path: Path) -> None:
 def test_presets_and_overrides_say_what_the_file_cannot(tmp_path: Path) -> None:
     path = tmp_path / "model"
     written(path, 0)
-    assert "norm_eps 1e-05, rope_theta 10000, interleaved RoPE, bos 1, eos 1, 2" in read_llama2c(path).notes[0]
+    assert "norm_eps 1e-05, rope_theta 10000, interleaved RoPE, bos 1, eos 1, 2" in read_flat(path).notes[0]
     scaling = RopeScaling("llama3", 32, 8192)
     chosen = Overrides(norm_eps=0.125, rope_scaling=scaling, context=5).on_top_of(preset("kuiper-llama3"))
-    checkpoint = read_llama2c(path, chosen)
+    checkpoint = read_flat(path, chosen)
     # Llama 3's special ids lie outside this small vocabulary.
     expected = replace(CONFIG, norm_eps=0.125, rope_theta=5e5, rope_pairing="half", rope_scaling=scaling, context=5)
     assert checkpoint.config == replace(expected, bos_id=None, eos_ids=())
     assert any("eos ids [128001, 128009] are outside the vocabulary of 37" in note for note in checkpoint.notes)
-    assert set(read_llama2c(path).tensors) == set(checkpoint.tensors)
-    qwen = read_llama2c(path, PRESETS["kuiper-qwen2"]).config
+    assert set(read_flat(path).tensors) == set(checkpoint.tensors)
+    qwen = read_flat(path, PRESETS["kuiper-qwen2"]).config
     assert (qwen.norm_eps, qwen.rope_theta, qwen.rope_pairing) == (1e-6, 1e6, "half")
-    with pytest.raises(CheckpointError, match=r"preset 'gpt2': unknown; expected one of llama2, kuiper-llama3"):
+    with pytest.raises(CheckpointError, match=r"preset 'gpt2': unknown; expected one of llama2, llama3, kuiper-llama3"):
         preset("gpt2")
 
 
@@ -216,7 +216,7 @@ def test_impossible_overrides(tmp_path: Path, overrides: Overrides, named: str) 
     path = tmp_path / "model"
     written(path, 0)
     with pytest.raises(CheckpointError, match=f"{named}.*expected"):
-        read_llama2c(path, overrides)
+        read_flat(path, overrides)
 
 
 @pytest.mark.parametrize("version", [0, 1, 2])
@@ -231,11 +231,11 @@ def test_every_other_length_is_refused(tmp_path: Path, version: int) -> None:
         with pytest.raises(
             CheckpointError, match=rf"model: {length} bytes; expected|expected 1 to|expected a positive"
         ):
-            read_llama2c(path)
+            read_flat(path)
     for extra in (b"\0", b"\0" * 4, whole):
         path.write_bytes(whole + extra)
         with pytest.raises(CheckpointError, match=f"{len(whole + extra)} bytes; expected.* {len(whole)} "):
-            read_llama2c(path)
+            read_flat(path)
 
 
 SIZES = ["dim", "ffn", "layers", "heads", "kv_heads", "vocab", "context"]
@@ -251,10 +251,10 @@ def test_impossible_sizes(tmp_path: Path, version: int, field: str, value: int) 
     struct.pack_into("<i", data, 4 * SIZES.index(field) + (0 if version == 0 else 8), value)
     path.write_bytes(data)
     if version > 0 and field == "context" and value > 0:
-        assert read_llama2c(path).config.context == value  # nothing in these files depends on it
+        assert read_flat(path).config.context == value  # nothing in these files depends on it
         return
     with pytest.raises(CheckpointError, match=r"^[^\n]*expected[^\n]*$"):
-        read_llama2c(path)
+        read_flat(path)
 
 
 @pytest.mark.parametrize(
@@ -276,33 +276,14 @@ def test_impossible_headers(tmp_path: Path, offset: int, packed: bytes, message:
     data[offset : offset + len(packed)] = packed
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match=message):
-        read_llama2c(path)
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_relatives_of_v0_are_refused_by_name(tmp_path: Path, tied: bool) -> None:
-    config = replace(CONFIG, tied=tied)
-    path = tmp_path / "model"
-    written(path, 0, config)
-    whole = path.read_bytes()
-    path.write_bytes(whole + bytes(4 * 3 * (24 + 2 * 8)))
-    with pytest.raises(CheckpointError, match="a KuiperLLama Qwen2 layout file, which is not supported"):
-        read_llama2c(path)
-    matrices = 3 * (2 * 24 * 24 + 2 * 24 * 8 + 3 * 24 * 20) + (0 if tied else 37 * 24)
-    group = 8
-    size = 32 + matrices + 4 * matrices // group + 4 * (37 * 24 + 2 * 3 * 24 + 24)
-    path.write_bytes((whole[:28] + struct.pack("<i", group)).ljust(size, b"\0"))
-    with pytest.raises(CheckpointError, match="a KuiperLLama int8 file, which is not supported"):
-        read_llama2c(path)
+        read_flat(path)
 
 
 def test_a_fixture_that_is_no_model_lists_what_was_considered(tmp_path: Path) -> None:
     path = tmp_path / "test.bin"
     path.write_bytes(struct.pack("<7i", 16, 128, 256, 512, 512, 4, 1024) + np.arange(2048, dtype="<f4").tobytes())
     with pytest.raises(CheckpointError, match=r"dim 16 with 512 heads; expected"):
-        read_llama2c(path)
+        read_flat(path)
     path.write_bytes(struct.pack("<7i", 16, 128, 256, 4, 2, 4, 1024) + np.arange(2048, dtype="<f4").tobytes())
-    with pytest.raises(
-        CheckpointError, match=r"8220 bytes; expected.*\d+ as llama2.c v0, \d+ as KuiperLLama Qwen2 layout"
-    ):
-        read_llama2c(path)
+    with pytest.raises(CheckpointError, match=r"8220 bytes; expected.*\d+ as llama2.c v0, \d+ as KuiperLLama Qwen2"):
+        read_flat(path)
