@@ -84,6 +84,6 @@ def test_a_folder_without_weights_says_what_it_found(tmp_path: Path) -> None:
         CheckpointError, match=r"no weights; expected one of model.safetensors, pytorch_model.bin, [a-z_., ]*$"
     ):
         read_huggingface(folder)
-    (folder / "pytorch_model.bin").write_bytes(b"PK")
-    with pytest.raises(CheckpointError, match=r"no weights; .* got PyTorch weights .*, "):
+    (folder / "m.gguf").write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match=r"no weights; .* got a GGUF file, to be given by itself .*m?.gguf):
         read_huggingface(folder)

@@ -61,7 +61,8 @@ def compile(
     """Compile a checkpoint into a plan file and open it.
 
     Args:
-        path: a file of llama2.c or KuiperLLama, or a folder of Hugging Face or Meta; found by content. ``demo``: our own.
+        path: a file of llama2.c or KuiperLLama, or a folder of Hugging Face or Meta; found by content. ``demo``
+            is our own.
         out: the plan to write; without it the plan goes into the cache, where ``load(path)`` will find it.
         tokenizer: its tokenizer, when that does not lie beside it. A model may have none.
         context: positions S of the KV cache, f32 or f16 [slots,K,S,d] twice a layer; 0 = the model's own, at most 4096.
