@@ -85,5 +85,5 @@ def test_a_folder_without_weights_says_what_it_found(tmp_path: Path) -> None:
     ):
         read_huggingface(folder)
     (folder / "m.gguf").write_bytes(b"GGUF")
-    with pytest.raises(CheckpointError, match=r"no weights; .* got a GGUF file, to be given by itself .*m?.gguf):
+    with pytest.raises(CheckpointError, match=r"no weights; .* got a GGUF file, to be given by itself"):
         read_huggingface(folder)
