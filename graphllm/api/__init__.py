@@ -12,18 +12,17 @@ can do, ``plan`` what can be seen of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeAlias, get_args
+from typing import TYPE_CHECKING, get_args
 
-from graphllm._version import __version__
 from graphllm.api.answer import Answer, Completion
+from graphllm.api.lowered import Say, Wanted
 from graphllm.api.model import Model, PathLike
 from graphllm.api.plan import Plan, Stage
 from graphllm.api.source import source_of
-from graphllm.compiler.link import Expand, LoweredForOther, link_numpy, module_of
+from graphllm.compiler.link import Expand, LoweredForOther, link_numpy
 from graphllm.errors import GraphLLMError, NativeError, PlanError, RunError
 from graphllm.plan.plan_file import PlanFile, Verify, is_plan
 
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from graphllm.ir.types import DType
     from graphllm.passes.quantize_int8 import Mode, Quantization
     from graphllm.runtime.device import Device
-
-Say: TypeAlias = Callable[[str], None]  # one line for the user, about something done on their behalf
 
 
 def compile(
@@ -186,41 +183,14 @@ class _Link:
 
     def model(self, target: TargetName) -> Model:
         """The plan as it was lowered where that will do, or else lowered again, here and now."""
-        plan, section = Plan(self.file), f"lowered/{target}"
-        if not self.other_steps() and self.same_version() and section in self.file.sections:
+        plan, wanted = Plan(self.file), Wanted(self.file, self.context, self.slots, self.kv_dtype, self.say)
+        if (module := wanted.own(target)) is not None:
             try:
-                module = module_of(self.file, section)
                 return Model(plan, module, self.device(module, target), self.tokenizer)
             except LoweredForOther:
                 pass
-        module = self.lowered_again(target)
+        module = wanted.again(target)
         return Model(plan, module, self.device(module, target), self.tokenizer)
-
-    def other_steps(self) -> bool:
-        if not (self.context or self.slots or self.kv_dtype):
-            return False
-        from graphllm.compiler.record import steps_of
-
-        return steps_of(self.file, self.context, self.slots, self.kv_dtype) != steps_of(self.file)
-
-    def same_version(self) -> bool:
-        return self.file.documents.get("provenance", {}).get("graphllm") == __version__
-
-    def lowered_again(self, target: TargetName) -> Module:
-        """From the portable IR for another target, from the start for other step sizes or another version."""
-        from graphllm.compiler.record import steps_of
-        from graphllm.compiler.relower import lowered_for, relowered
-
-        if not self.other_steps() and self.same_version() and f"lowered/{target}" not in self.file.sections:
-            self.say(f"lowered again for {target}: the plan was made for {Plan(self.file).target}")
-            return lowered_for(self.file, target)
-        steps = steps_of(self.file, self.context, self.slots, self.kv_dtype)
-        module = relowered(self.file, steps, target)
-        if self.other_steps():
-            self.say(f"lowered again for context {steps.context}, slots {steps.slots}, {steps.kv_dtype} cache")
-        else:
-            self.say(f"lowered again: the plan was not lowered by graphllm {__version__} for {target}")
-        return module
 
     def device(self, module: Module, target: TargetName) -> Device:
         if target == "numpy":

@@ -17,6 +17,7 @@ from graphllm.api.answer import Answer, Completion, Prompt, sampler_config
 from graphllm.api.plan import Plan
 from graphllm.errors import PlanError, RunError
 from graphllm.ir.core import Module
+from graphllm.plan.plan_file import PlanFile
 from graphllm.runtime.device import Device
 from graphllm.runtime.engine import Engine
 from graphllm.runtime.generate import generate_batch
@@ -70,11 +71,7 @@ class Model:
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Ids that end a text: the model's end tokens and the tokenizer's."""
-        recorded = self.plan.config.get("eos_ids", [])
-        if not isinstance(recorded, list):
-            raise PlanError(f"{self.plan.path}: its config: eos_ids; expected a list of token ids")
-        own = self.tokenizer.eos_ids if self.tokenizer is not None else ()
-        return frozenset((*(t for t in cast("list[object]", recorded) if isinstance(t, int)), *own))
+        return stop_ids_of(self.plan.file, self.tokenizer)
 
     @cached_property
     def allowed(self) -> int:
@@ -217,3 +214,12 @@ class Model:
             if self._answering is not answer:
                 raise RunError("answer: something else was begun on this model since; take an answer to its end first")
             return next(tokens, None)
+
+
+def stop_ids_of(plan: PlanFile, tokenizer: Tokenizer | None) -> frozenset[int]:
+    """Ids that end a text: the config's and the tokenizer's. Raises PlanError where the config has something else."""
+    recorded = plan.documents.get("config", {}).get("eos_ids", [])
+    if not isinstance(recorded, list):
+        raise PlanError(f"{plan.path}: its config: eos_ids; expected a list of token ids")
+    own = tokenizer.eos_ids if tokenizer is not None else ()
+    return frozenset((*(t for t in cast("list[object]", recorded) if isinstance(t, int)), *own))

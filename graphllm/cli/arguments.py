@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     _run(commands.add_parser("run", help="generate text with a plan or a checkpoint"))
     _show(commands.add_parser("show", help="look at a plan or a checkpoint: summary, IR, graph, source, memory"))
     _opt(commands.add_parser("opt", help="run passes over text IR"))
+    _emit(commands.add_parser("emit", help="write a C++ program that generates text with a plan"))
     _verify(commands.add_parser("verify", help="check a plan whole: every digest, its IR, its code"))
     _doctor(commands.add_parser("doctor", help="what this machine offers each target, and what would fix each lack"))
     _cache(commands.add_parser("cache", help="list or clear the plans that run has kept"))
@@ -218,6 +219,18 @@ def _opt(p: argparse.ArgumentParser) -> None:
     p.add_argument("--time", action="store_true", help="what each pass did and how long it took, on stderr")
     p.add_argument("--list", action="store_true", help="list the passes and what each does")
     p.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
+
+
+def _emit(p: argparse.ArgumentParser) -> None:
+    p.description = "Write a folder with a C++ program, its Makefile, weights and tokenizer: it needs a compiler only."
+    p.add_argument("plan")
+    p.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to write, new or empty")
+    p.add_argument("--target", choices=["cpu"], default="cpu", help="what it runs on (default: cpu)")
+    p.add_argument(
+        "--context", type=_whole, default=0, metavar="S", help="positions of the KV cache (default: the plan's)"
+    )
+    p.add_argument("--kv", choices=["f32", "f16", "int8"], help="what the KV cache stores (default: as the plan)")
+    p.add_argument("-q", "--quiet", action="store_true", help="no progress, no last line")
 
 
 def _verify(p: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
 from graphllm.errors import TokenizerError
 
@@ -25,7 +25,7 @@ def _byte_level_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
 
 
-_BYTE_LEVEL = _byte_level_alphabet()
+BYTE_LEVEL: Final = _byte_level_alphabet()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class DecodeRule:
     def bytes_of(self, token: str) -> bytes:
         if self.byte_level:
             try:
-                return bytes(_BYTE_LEVEL[char] for char in token)
+                return bytes(BYTE_LEVEL[char] for char in token)
             except KeyError:  # an added token, which is written as it is
                 return token.encode("utf-8")
         for old, new in self.replace:

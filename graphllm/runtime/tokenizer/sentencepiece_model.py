@@ -6,7 +6,10 @@ Unigram models and character maps are refused by name: no model we compile uses 
 from __future__ import annotations
 
 import re
+import struct
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Final, Literal
 
 from graphllm.errors import TokenizerError
 from graphllm.runtime.tokenizer import protobuf
@@ -14,7 +17,26 @@ from graphllm.runtime.tokenizer.settings import Settings
 from graphllm.runtime.tokenizer.tokenizer import Tokenizer, one_line
 
 _SPACE = "\u2581"  # sentencepiece's visible space
+PieceKind = Literal["normal", "unknown", "control", "user defined", "unused", "byte"]
+_PIECE_KINDS: Final[dict[int, PieceKind]] = {
+    1: "normal",
+    2: "unknown",
+    3: "control",
+    4: "user defined",
+    5: "unused",
+    6: "byte",
+}
 _MODEL_TYPES = {1: "unigram", 2: "BPE", 3: "word", 4: "char"}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPiece:
+    """An entry of a sentencepiece model; spaces of its text are visible ones."""
+
+    id: int
+    text: str
+    score: float
+    kind: PieceKind
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -24,7 +46,7 @@ class SentencePieceTokenizer(Tokenizer):
         import sentencepiece
 
         super().__init__(where)
-        self.leading_spaces = _check(where, proto)
+        self.leading_spaces, self.collapses_spaces = _check(where, proto)
         sentencepiece.set_min_log_level(3)  # what it logs, it also raises
         try:
             library = sentencepiece.SentencePieceProcessor(model_proto=proto)
@@ -39,6 +61,18 @@ class SentencePieceTokenizer(Tokenizer):
         self.bos_id = self._id_of(settings.bos_token, library.bos_id())
         eos = self._id_of(settings.eos_token, library.eos_id())
         self.eos_ids = () if eos is None else (eos,)
+
+    def scored_pieces(self) -> list[ScoredPiece]:
+        """The whole model, for those who encode without the library."""
+        proto = self._library.serialized_model_proto()
+        entries = [dict(protobuf.fields(v)) for n, v in protobuf.fields(proto) if n == 1 and isinstance(v, bytes)]
+        pieces: list[ScoredPiece] = []
+        for i, entry in enumerate(entries):
+            score, kind = entry.get(2, bytes(4)), entry.get(3, 1)
+            assert isinstance(score, bytes)
+            assert isinstance(kind, int)
+            pieces.append(ScoredPiece(i, self._pieces[i], struct.unpack("<f", score)[0], _PIECE_KINDS[kind]))
+        return pieces
 
     def _id_of(self, token: str | None, default: int) -> int | None:
         if token is None:
@@ -76,8 +110,8 @@ class SentencePieceTokenizer(Tokenizer):
         return piece.replace(_SPACE, " ").encode("utf-8"), self._is_special(token)
 
 
-def _check(where: str, proto: bytes) -> int:
-    """Refuses what Llama models do not use; returns how many spaces the encoder puts in front of a text."""
+def _check(where: str, proto: bytes) -> tuple[int, bool]:
+    """Refuses what Llama models do not use; how many spaces the encoder puts in front, and whether it drops others."""
     trainer: dict[int, int | bytes] = {}
     normalizer: dict[int, int | bytes] = {}
     try:
@@ -100,4 +134,4 @@ def _check(where: str, proto: bytes) -> int:
         )
     if trainer.get(24):
         raise TokenizerError(f"{where}: unsupported sentencepiece model; expected spaces before words, got them after")
-    return 1 if normalizer.get(3, 1) else 0
+    return (1 if normalizer.get(3, 1) else 0), bool(normalizer.get(4, 1))
