@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     _opt(commands.add_parser("opt", help="run passes over text IR"))
     _emit(commands.add_parser("emit", help="write a C++ program that generates text with a plan"))
     _verify(commands.add_parser("verify", help="check a plan whole: every digest, its IR, its code"))
+    _check(commands.add_parser("check", help="whether a plan or a checkpoint fits in some memory, to the byte"))
     _doctor(commands.add_parser("doctor", help="what this machine offers each target, and what would fix each lack"))
     _cache(commands.add_parser("cache", help="list or clear the plans that run has kept"))
     _completion(commands.add_parser("completion", help="print a completion script for a shell"))
@@ -162,18 +163,7 @@ def _generation(p: argparse.ArgumentParser, temperature: float, max_tokens: int)
     p.add_argument("--ignore-eos", action="store_true", help="go on past end tokens")
     p.add_argument("--no-echo", action="store_true", help="print the answer without the prompt")
     p.add_argument("--stats", action="store_true", help="print speeds and memory on stderr at the end")
-    p.add_argument(
-        "--device", choices=["cpu", "numpy"], help="what computes (default: cpu where there is a C++ compiler)"
-    )
-    p.add_argument(
-        "--threads", type=_whole, default=0, metavar="N", help="on cpu (default: one for each physical core)"
-    )
-    p.add_argument(
-        "--expand",
-        choices=["auto", "always", "never"],
-        default="auto",
-        help="on numpy, expand 16-bit weights to f32 in memory",
-    )
+    _device(p)
     s = p.add_argument_group("sampling")
     s.add_argument(
         "-t", "--temperature", type=float, default=temperature, metavar="X", help="0: greedy (default: %(default)s)"
@@ -188,6 +178,19 @@ def _generation(p: argparse.ArgumentParser, temperature: float, max_tokens: int)
     s.add_argument("--logit-bias", action="append", default=[], metavar="ID=X", help="may be given again")
     s.add_argument("--seed", type=int, metavar="N")
     _model_options(p)
+
+
+def _device(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--device", metavar="NAME", help="cpu or numpy (default: cpu where there is a C++ compiler)")
+    p.add_argument(
+        "--threads", type=_whole, default=0, metavar="N", help="on cpu (default: one for each physical core)"
+    )
+    p.add_argument(
+        "--expand",
+        choices=["auto", "always", "never"],
+        default="auto",
+        help="on numpy, expand 16-bit weights to f32 in memory",
+    )
 
 
 def _show(p: argparse.ArgumentParser) -> None:
@@ -236,6 +239,18 @@ def _emit(p: argparse.ArgumentParser) -> None:
 def _verify(p: argparse.ArgumentParser) -> None:
     p.description = "Read a plan whole: every digest, the rules of its IR, its code, each step run dry."
     p.add_argument("plan")
+
+
+def _check(p: argparse.ArgumentParser) -> None:
+    p.description = (
+        "What weights, KV cache, arena and workspace take, and the largest context and batch that fit. No weight is "
+        "read. Exit code 0: it fits, 1: it does not."
+    )
+    _model(p, "model", "a plan, or a checkpoint that is not compiled yet; demo: our own")
+    p.add_argument("--memory", metavar="SIZE", help="as 8GiB or 500MB (default: what is free on the device)")
+    _device(p)
+    p.add_argument("--json", action="store_true", help="the same as data")
+    _model_options(p)
 
 
 def _doctor(p: argparse.ArgumentParser) -> None:

@@ -110,7 +110,19 @@ def link_numpy(plan: PlanFile, module: Module, expand: Expand) -> NumpyDevice:
     check_kernels(module, str(plan.path))
     check_weights(plan, module)
     check_memory(module)
-    tiled, storage = _tiled(module, expand)
+    tiled, storage = tiled_weights(module, expand, available_bytes())
+    return NumpyDevice(
+        module,
+        generate(module, tiled),
+        plan.weight,
+        expanded,
+        storage=storage,
+        tile_floats=tile_floats(module, tiled),
+    )
+
+
+def tile_floats(module: Module, tiled: frozenset[str]) -> int:
+    """Floats of the buffer in which weights are widened tile by tile."""
     matrices = [(op, op.operands[0]) for op in _conversions(module) if op.operands[0].name in tiled]
     matrices += [(op, op.operands[2]) for f in module.functions.values() for op in f.walk() if op.name == "linear_int8"]
     rooms = [
@@ -118,14 +130,7 @@ def link_numpy(plan: PlanFile, module: Module, expand: Expand) -> NumpyDevice:
         for op, w in matrices
         if len(w.type.shape) == 2
     ]
-    return NumpyDevice(
-        module,
-        generate(module, tiled),
-        plan.weight,
-        expanded,
-        storage=storage,
-        tile_floats=max(rooms, default=0),
-    )
+    return max(rooms, default=0)
 
 
 def narrow_matrices(module: Module) -> dict[str, Weight]:
@@ -143,8 +148,11 @@ def _conversions(module: Module) -> Iterator[Operation]:
     return (op for f in module.functions.values() for op in f.walk() if NUMPY.virtual(op))
 
 
-def _tiled(module: Module, expand: Expand) -> tuple[frozenset[str], str]:
-    """Weights to convert tile by tile, and why, in words: int8, and 16-bit ones where f32 has no room or ``never``."""
+def tiled_weights(module: Module, expand: Expand, room: int | None) -> tuple[frozenset[str], str]:
+    """Weights to convert tile by tile, and why, in words: int8, and 16-bit ones where f32 has no room or ``never``.
+
+    ``room`` is how many bytes are free, None where that is not known.
+    """
     matrices, int8 = narrow_matrices(module), int8_matrices(module)
     sixteen_bit = frozenset(matrices) - int8
     if not matrices:
@@ -153,7 +161,7 @@ def _tiled(module: Module, expand: Expand) -> tuple[frozenset[str], str]:
         return frozenset(), "weights expanded to f32"
     if not sixteen_bit:
         return int8, "int8 weights converted tile by tile, every step"
-    need, room = 4 * sum(matrices[name].type.numel for name in sixteen_bit), available_bytes()
+    need = 4 * sum(matrices[name].type.numel for name in sixteen_bit)
     if expand == "auto" and (room is None or need <= room * _SHARE_OF_MEMORY):
         return int8, f"16-bit weights expanded to f32, {size_text(need)}"
     words = "16-bit weights converted tile by tile, every step"

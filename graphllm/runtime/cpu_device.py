@@ -23,7 +23,7 @@ from graphllm.ir.lifetime import ALIGNMENT
 from graphllm.runtime.device import DeviceMemory, Logits, Row
 
 Array = NDArray[Any]
-ABI: Final = 1  # of the functions below; the generator prints the same number
+ABI: Final = 2  # of the functions below; the generator prints the same number
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,6 @@ class CpuDevice:
         held = [_aligned(read_weight(name)) for name in weights]
         stored = sum(w.type.bytes for w in module.stored_weights())
         copied = sum(array.nbytes for array, is_copy in held if is_copy)
-        self._memory = DeviceMemory(stored + copied, stored, arena, sum(s.nbytes for s in self._states.values()))
 
         code = _load(library)
         arrays = [array for array, _ in held]
@@ -97,6 +96,8 @@ class CpuDevice:
         # The last use of all this memory is the closing; until then the library holds its addresses.
         self._close = finalize(self, _closed, code.graphllm_close, handle, (arrays, states, self._arena))
         self._handle, self._step = handle, code.graphllm_step
+        held_by_states, workspace = sum(s.nbytes for s in states), int(code.graphllm_workspace(handle))
+        self._memory = DeviceMemory(stored + copied, stored, arena, held_by_states, workspace)
         self._bound = {name: self._bind(number, name) for number, name in enumerate(module.functions)}
         self._decode = self._bound.get("decode")
         self._one = (ctypes.c_int32 * 3)()  # token, position, slot of a single row
@@ -193,6 +194,7 @@ def _load(library: Path) -> ctypes.CDLL:
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     code.graphllm_open.argtypes, code.graphllm_open.restype = [pointer, pointer, pointer, integer], pointer
     code.graphllm_close.argtypes, code.graphllm_close.restype = [pointer], None
+    code.graphllm_workspace.argtypes, code.graphllm_workspace.restype = [pointer], ctypes.c_long
     code.graphllm_step.argtypes = [pointer, integer, pointer, pointer, pointer, pointer, integer]
     code.graphllm_step.restype = None
     return code

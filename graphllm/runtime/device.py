@@ -28,12 +28,16 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DeviceMemory:
-    """Bytes a device holds. ``mapped`` of the weights are pages of the plan file, shared with the system's cache."""
+    """Bytes a device holds. ``mapped`` of the weights are pages of the plan file, shared with the system's cache.
+
+    ``workspace`` is what its threads, or the device itself, work in beside the arena.
+    """
 
     weights: int
     mapped: int
     arena: int
     states: int
+    workspace: int = 0
 
 
 class Device(Protocol):

@@ -36,4 +36,4 @@ def write_attention(op: Operation, text: KernelText) -> None:
             raise PlanError(f"{what}: expected {need} bytes of scratch, got {text.shared}")
         shared = "shared" if need else "nullptr"
         text.line(f"attention<{d}>({arguments}, {shared});")
-        text.private.append(f"attention_bytes({{{heads}, {kv_heads}, {context}}}, {d})")
+        text.private.append(f"attention_bytes({heads}, {kv_heads}, {d})")

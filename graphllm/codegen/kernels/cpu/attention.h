@@ -178,8 +178,8 @@ struct Group {
 };
 
 // Private bytes of a thread: a block's rows, queries, scores and what they fade to, results.
-constexpr long attention_bytes(Heads h, int d) {
-    const long group = h.queries / h.keys, ld = up(d, LANES);
+constexpr long attention_bytes(int queries, int keys, int d) {
+    const long group = queries / keys, ld = up(d, LANES);
     return 4L * (KEYS * ld + group * (ld + KEYS + 1) + group * (ld + 2) + LANES);
 }
 

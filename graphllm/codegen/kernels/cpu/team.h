@@ -103,14 +103,20 @@ class Team {
   public:
     using Job = void (*)(void* what, int thread);
 
+    static constexpr long PAGE = 4096;
+
+    // What one thread is given of ``scratch`` bytes: whole pages, and nothing that another thread writes to.
+    static constexpr long pages(long scratch) { return (scratch + PAGE - 1) / PAGE * PAGE; }
+    long bytes() const { return stride_ * threads_ + PAGE; }
+
     // False where memory or threads cannot be had.
     bool start(int threads, long scratch) {
         threads_ = threads;
-        stride_ = (scratch + 4095) / 4096 * 4096;
+        stride_ = pages(scratch);
         count_forks();
         generation_ = forks.load();
         void* room = nullptr;
-        if (posix_memalign(&room, 4096, size_t(stride_) * threads + 4096) != 0) return false;
+        if (posix_memalign(&room, PAGE, size_t(bytes())) != 0) return false;
         scratch_ = static_cast<unsigned char*>(room);
         workers_ = static_cast<Worker*>(std::calloc(threads, sizeof(Worker)));
         return workers_ != nullptr && hire();

@@ -1,0 +1,29 @@
+"""How much memory a device has free now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from graphllm.errors import GraphLLMError
+from graphllm.runtime.memory import available_bytes
+
+
+def room_of(target: str, number: int = 0) -> int:
+    """Bytes that are free on the device of a target, the ``number``-th where there are several.
+
+    Raises:
+        GraphLLMError: the system does not say, or there is no such device.
+    """
+    ask = _ROOMS.get(target)
+    found = ask(number) if ask is not None else None
+    if found is None:
+        raise GraphLLMError(f"device {target}: does not say how much memory is free; give it with --memory")
+    return found
+
+
+def _host(number: int) -> int | None:
+    return available_bytes() if number == 0 else None
+
+
+_ROOMS: Final[dict[str, Callable[[int], int | None]]] = {"cpu": _host, "numpy": _host}
