@@ -87,6 +87,9 @@ class Finish:
             text.line(f"const int n = u * {unit};")
             self.columns(branch, "row", "n", str(unit))
             return
+        if unit < branch.head:
+            self.part_of(branch, first)
+            return
         heads = unit // branch.head
         before = "u" if first == 0 else f"(u - {first})"
         if heads == 1:
@@ -99,15 +102,23 @@ class Finish:
         ):
             self.head(branch, "head")
 
+    def part_of(self, branch: Branch, first: int) -> None:
+        """Elements e … of head h: a unit is less than a head."""
+        text, unit, each = self.text, self.unit, branch.head // self.unit
+        before = "u" if first == 0 else f"(u - {first})"
+        text.line(f"const int n = u * {unit}, h = {before} / {each}, e = {before} % {each} * {unit};")
+        self.columns(branch, "row", "n", str(unit), "h", "e")
+
     def head(self, branch: Branch, x: str) -> None:
         """Head h of a branch, at ``x``."""
         n = _sum(branch.first, f"h * {branch.head}")
         self.columns(branch, x, n, str(branch.head), "h")
 
-    def columns(self, branch: Branch, x: str, n: str, count: str, head: str = "") -> None:
+    def columns(self, branch: Branch, x: str, n: str, count: str, head: str = "", part: str = "0") -> None:
         """All steps of a branch and its end, on ``count`` columns at ``x``, from column ``n`` of the product on.
 
-        The last step writes straight to the end where that is a value in memory.
+        ``part`` is the first one's place in its head. The last step writes straight to the end where that is a value in
+        memory.
         """
         text, end = self.text, branch.end
         to = x
@@ -115,28 +126,28 @@ class Finish:
         if isinstance(end, Stored):
             to = self.place(end.value, of or "y", "t", n, branch.first, written=True)
         for i, step in enumerate(branch.steps):
-            self.step(step, x, n, count, to if i == len(branch.steps) - 1 else x, of)
+            self.step(step, x, n, count, to if i == len(branch.steps) - 1 else x, of, part)
         if isinstance(end, Cached | Rounded):
             names = {end.write: of} if isinstance(end, Cached) else {end.rows: of, end.scales: f"{of}_scale"}
-            to = ", ".join(self.cached(op, head, name) for op, name in names.items())
+            to = ", ".join(self.cached(op, head, part, name) for op, name in names.items())
             text.line(f"cache_row({x}, {count}, {to});")
         elif not branch.steps:
             text.line(f"copy({x}, {count}, {to});")
 
-    def cached(self, write: Operation, head: str, name: str) -> str:
+    def cached(self, write: Operation, head: str, part: str, name: str) -> str:
         """Where a head of row t goes in a cache."""
         cache = write.operands[0]
         position, slot = self.text.placing(write)
-        return f"{self.text.whole(cache, name, written=True)} + {cache_row(cache, head, slot, position)}"
+        return _sum(self.text.whole(cache, name, written=True), cache_row(cache, head, slot, position), part)
 
-    def step(self, step: Step, x: str, n: str, count: str, y: str, of: str = "") -> None:
+    def step(self, step: Step, x: str, n: str, count: str, y: str, of: str = "", part: str = "0") -> None:
         """One step on ``count`` columns at ``x``, the first of which is column ``n`` of the product; into ``y``."""
         text = self.text
         match step:
             case Bias(bias, first):
                 text.line(f"add({x}, {_sum(text.whole(bias, 'bias'), _less(n, first))}, {count}, {y});")
             case HeadBias(bias):
-                text.line(f"add({x}, {text.whole(bias, 'bias')}, {count}, {y});")
+                text.line(f"add({x}, {_sum(text.whole(bias, 'bias'), part)}, {count}, {y});")
             case With(other, first, how):
                 text.line(f"{how}({x}, {self.place(other, 'residual', 't', n, first)}, {count}, {y});")
             case Silu():
@@ -146,7 +157,7 @@ class Finish:
                 text.line(f"rmsnorm({x}, {weight}, {count}, {number(eps)}, {y});")
             case Turn(rotation, pairing):
                 turn = text.row(rotation, "turn", "t", dimensions=2)
-                text.line(f"{rope_call(pairing)}({x}, {turn}, {count}, {y});")
+                text.line(f"{rope_call(pairing)}({x}, {_sum(turn, part)}, {count}, {y});")
 
     def place(self, value: Value, role: str, t: str, n: str, first: int, *, written: bool = False) -> str:
         """Where column ``n`` of the product lies in row t of a value whose column 0 is column ``first``."""

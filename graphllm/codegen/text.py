@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
@@ -132,3 +132,43 @@ def argument(root: Value, weights: dict[str, int], states: dict[str, int]) -> st
     if root.arena is None:
         raise PlanError(f"{root.ref}: has no place in the arena")
     return f"step.at<{kind}>({root.arena})"
+
+
+def live_values(function: Function, rows: int) -> frozenset[int]:
+    """Values of which row t belongs to row t of the step: those of blank rows need not be computed."""
+    live = {id(v) for v in function.inputs if v.name in INPUTS[:3]}
+    made = {id(v) for op in function.walk() for v in op.results}
+    for op in function.walk():
+        given = (v for v in op.operands if not isinstance(v, Weight | State) and id(v) not in made)
+        live |= {id(v) for v in given if v.name not in INPUTS and _rows_of(v) == rows}
+        if any(id(v) in live for v in op.operands[: 1 if op.name == "take_rows" else None]):
+            live |= {id(v) for v in op.results if _rows_of(v) == rows and op.name != "take_rows"}
+    return frozenset(live)
+
+
+def _rows_of(value: Value) -> int:
+    return value.type.shape[0] if value.type.shape else 0
+
+
+def row_count(function: Function) -> int:
+    """Rows of a step: one without positions of its own."""
+    pos = next((v for v in function.inputs if v.name == "pos"), None)
+    return pos.type.shape[0] if pos is not None and pos.type.shape else 1
+
+
+def wrapped(head: str, items: Sequence[str], tail: str) -> str:
+    """``head`` items ``tail``, broken into lines of at most 120 characters and indented as deep as the head."""
+    indent = " " * (len(head) - len(head.lstrip()) + 8)
+    lines, line = list[str](), head
+    for i, item in enumerate(items):
+        piece = item + (", " if i < len(items) - 1 else tail)
+        if len(line) + len(piece.rstrip()) > 120:
+            lines.append(line.rstrip())
+            line = indent
+        line += piece
+    return "\n".join([*lines, line])
+
+
+def printable(line: str) -> str:
+    """The line as a comment: ASCII, and with no backslash, which would join the next line to it."""
+    return line.encode("unicode_escape").decode("ascii").replace("\\", "/")

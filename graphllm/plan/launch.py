@@ -6,7 +6,7 @@ launches in stream order. Arguments are addresses in five memories, all allocate
     weight i   a stored weight, where it was uploaded
     state i    a cache
     arena      activations
-    step       the inputs of a step: 32-bit words, a header (``HEADER``) and then ids, pos and slot of every row
+    step       the inputs of a step: 32-bit words, a header (``HEADER``), then id, position and slot of each row
     memory     what kernels keep from launch to launch: counters, all zero when a step begins and when it ends
 
 A launch whose ``chunked`` is set has as many blocks along y as the step has chunks of keys, rounded up to one of the
@@ -24,14 +24,15 @@ Where = Literal["weight", "state", "arena", "step", "memory"]
 HEADER: Final = {  # words of a step's header, by name
     "live": 0,  # rows that are there
     "row": 1,  # the row whose logits are asked for, of a prompt
-    "token": 2,  # what was chosen last; the device writes it
+    "token": 2,  # what was chosen last, -1 where logits are no numbers; the device writes it
     "top_k": 3,  # 0 for no limit
     "temperature": 4,  # f32; 0 chooses the likeliest
     "top_p": 5,  # f32
     "min_p": 6,  # f32
-    "random": 7,  # f32 in [0, 1): where a draw falls
-    "allowed": 8,  # ids from here on are never chosen
+    "random": 7,  # where a draw falls, a fraction of 64 bits: its upper half
+    "allowed": 8,  # ids from here on are never chosen; 0 for no limit
     "advance": 9,  # 1 where the token that is chosen becomes row 0 of the next step
+    "random_low": 10,  # its lower half
 }
 HEADER_WORDS: Final = 16
 
@@ -99,7 +100,7 @@ class Stream:
 
     @property
     def words(self) -> int:
-        """32-bit words of its step: header, ids, pos, slot."""
+        """32-bit words of its step: the header, and three for each row."""
         return HEADER_WORDS + 3 * self.rows
 
 

@@ -11,7 +11,7 @@ everything else stands in comments of printable ASCII.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from graphllm.codegen.cpu.attention import write_attention
@@ -19,9 +19,9 @@ from graphllm.codegen.cpu.linear import write_product
 from graphllm.codegen.layout import Layouts
 from graphllm.codegen.lone import write_kernel
 from graphllm.codegen.product import PRODUCTS, product_of
-from graphllm.codegen.text import INPUTS, KernelText, argument
+from graphllm.codegen.text import KernelText, argument, live_values, printable, row_count, wrapped
 from graphllm.errors import PlanError
-from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
+from graphllm.ir.core import Function, Module, Operation, State, Weight
 from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.printer import print_operation
 
@@ -151,8 +151,8 @@ class _Unit:
         if key not in self.kernels:
             name = f"{stem}_{1 + sum(known.rpartition('_')[0] == stem for known in self.kernels.values())}"
             self.kernels[key] = name
-            comment = [f"// {_printable(line)}" for line in ir]
-            head = _wrapped(f"static void {name}(", ["const Step& step", *declared], ") {")
+            comment = [f"// {printable(line)}" for line in ir]
+            head = wrapped(f"static void {name}(", ["const Step& step", *declared], ") {")
             self.texts.append("\n".join([*comment, head, *text.lines, "}"]))
         return self.kernels[key]
 
@@ -170,7 +170,7 @@ def generate(module: Module) -> str:
     """
     names = weight_names(module)
     unit, steps = _written(module)
-    listed = [f"//   {i}  {_printable(f'{n} : {module.weights[n].type}')}" for i, n in enumerate(names)]
+    listed = [f"//   {i}  {printable(f'{n} : {module.weights[n].type}')}" for i, n in enumerate(names)]
     model = [
         "// What a plan's steps work on: weights where they lie in the plan, caches [B,K,S,d].",
         *listed,
@@ -208,7 +208,7 @@ def _written(module: Module) -> tuple[_Unit, list[str]]:
 
 
 def _private(unit: _Unit) -> str:
-    private = _wrapped("constexpr long PRIVATE = std::max({", sorted(unit.private) or ["0L"], "});")
+    private = wrapped("constexpr long PRIVATE = std::max({", sorted(unit.private) or ["0L"], "});")
     return "// Bytes that a thread needs for itself.\n" + private
 
 
@@ -217,8 +217,8 @@ def _function(unit: _Unit, function: Function) -> str:
         raise PlanError(f"func @{function.name}: its memory was not planned; run plan-memory first")
     if not f"step_{function.name}".isidentifier() or not function.name.isascii():
         raise PlanError(f"func @{function.name}: the cpu target takes names of A-Z a-z 0-9 _")
-    rows = _count(function)
-    layouts, live = Layouts(function), _live(function, rows)
+    rows = row_count(function)
+    layouts, live = Layouts(function), live_values(function, rows)
     lines = [
         f"// {rows} {function.rows} row{'s' if rows > 1 else ''}, {function.arena} bytes of arena",
         f"static void step_{function.name}(const Step& step, const Model& model) {{",
@@ -232,7 +232,7 @@ def _function(unit: _Unit, function: Function) -> str:
             lines.append("    step.wait();")
             since = []
         since += call.touches
-        lines.append(_wrapped(f"    {call.kernel}(", ["step", *call.arguments], ");"))
+        lines.append(wrapped(f"    {call.kernel}(", ["step", *call.arguments], ");"))
     return "\n".join([*lines, "}"])
 
 
@@ -269,43 +269,3 @@ def _touches(text: KernelText) -> list[_Touched]:
 
 def _scratch(text: KernelText) -> list[_Touched]:
     return [_Touched("", text.shared[0], sum(text.shared), True)] if text.shared is not None else []
-
-
-def _live(function: Function, rows: int) -> frozenset[int]:
-    """Values of which row t belongs to row t of the step: those of blank rows need not be computed."""
-    live = {id(v) for v in function.inputs if v.name in INPUTS[:3]}
-    made = {id(v) for op in function.walk() for v in op.results}
-    for op in function.walk():
-        given = (v for v in op.operands if not isinstance(v, Weight | State) and id(v) not in made)
-        live |= {id(v) for v in given if v.name not in INPUTS and _rows_of(v) == rows}
-        if any(id(v) in live for v in op.operands[: 1 if op.name == "take_rows" else None]):
-            live |= {id(v) for v in op.results if _rows_of(v) == rows and op.name != "take_rows"}
-    return frozenset(live)
-
-
-def _rows_of(value: Value) -> int:
-    return value.type.shape[0] if value.type.shape else 0
-
-
-def _count(function: Function) -> int:
-    """Rows of a step: one without positions of its own."""
-    pos = next((v for v in function.inputs if v.name == "pos"), None)
-    return pos.type.shape[0] if pos is not None and pos.type.shape else 1
-
-
-def _wrapped(head: str, items: Sequence[str], tail: str) -> str:
-    """``head`` items ``tail``, broken into lines of at most 120 characters and indented as deep as the head."""
-    indent = " " * (len(head) - len(head.lstrip()) + 8)
-    lines, line = list[str](), head
-    for i, item in enumerate(items):
-        piece = item + (", " if i < len(items) - 1 else tail)
-        if len(line) + len(piece.rstrip()) > 120:
-            lines.append(line.rstrip())
-            line = indent
-        line += piece
-    return "\n".join([*lines, line])
-
-
-def _printable(line: str) -> str:
-    """The line as a comment: ASCII, and with no backslash, which would join the next line to it."""
-    return line.encode("unicode_escape").decode("ascii").replace("\\", "/")

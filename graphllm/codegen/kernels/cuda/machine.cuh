@@ -10,6 +10,9 @@
 
 namespace graphllm {
 
+typedef signed char int8_t;
+typedef int int32_t;
+
 // 16 bytes that a lane loads at once.
 struct alignas(16) Chunk {
     unsigned word[4];
@@ -44,6 +47,19 @@ __device__ inline HalfChunk load_once_half(const void* at) {
     HalfChunk c;
     asm volatile("ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(c.word[0]), "=r"(c.word[1]) : "l"(at));
     return c;
+}
+
+// What another block has written: past the first-level cache.
+__device__ inline float load_fresh(const float* at) {
+    float x;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(at) : "memory");
+    return x;
+}
+
+__device__ inline unsigned long long load_fresh(const unsigned long long* at) {
+    unsigned long long x;
+    asm volatile("ld.global.cg.u64 %0, [%1];" : "=l"(x) : "l"(at) : "memory");
+    return x;
 }
 
 // Has a line brought to the second-level cache.

@@ -1,0 +1,50 @@
+"""The attention kernels."""
+
+from __future__ import annotations
+
+from graphllm.codegen.cuda.part import Part
+from graphllm.codegen.cuda.target import attention_rows, chunks_of, scratch_bytes
+from graphllm.codegen.lone import number, only_f32
+from graphllm.codegen.text import KernelText
+from graphllm.errors import PlanError
+from graphllm.ir.core import Operation
+
+KEYS = 32  # of attention.cuh
+THREADS, MANY_THREADS = 128, 256
+
+
+def write_attention(op: Operation, text: KernelText) -> Part:
+    """The launch of an attention operation. Raises PlanError for what there is no code for."""
+    q, *caches = op.operands[:-2]
+    only_f32(op, text, q, op.result)
+    text.placing(op)
+    rows, heads, kv_heads, context, d = attention_rows(op)
+    given = text.whole(q, "q")
+    if len(caches) == 2:
+        sides = [text.whole(v, role) for v, role in zip(caches, ("keys", "values"), strict=True)]
+    else:
+        roles = ("keys", "keys_scale", "values", "values_scale")
+        at = [text.whole(v, role) for v, role in zip(caches, roles, strict=True)]
+        sides = [f"Rounded{{{at[0]}, {at[1]}}}", f"Rounded{{{at[2]}, {at[3]}}}"]
+    y = text.whole(op.result, "y", written=True)
+    text.line(f"const Heads heads{{{heads}, {kv_heads}, {context}}};")
+    arguments = f"step, {given}, {', '.join(sides)}, {y}, heads, {number(op.attrs['scale'])}, {op.attrs['window']}"
+    cached = sum(kv_heads * v.type.numpy.itemsize * v.type.shape[3] for v in caches)
+    if text.function.rows == "consecutive" and rows > 1:
+        text.line(f"attention_many<{d}>({arguments}, room);")
+        tile = 16 if d > 128 else 32
+        floats = tile * (2 * d + 1 + KEYS + 3) + KEYS * (d + 1)
+        grid = heads, -(-rows // tile)
+        return Part("attention_many", text, grid, MANY_THREADS, 4 * floats, "attention_many.cuh", cached=cached)
+    group, chunks, need = heads // kv_heads, chunks_of(rows, context), scratch_bytes(op)
+    if need and (op.scratch is None or op.scratch[1] < need):
+        what = f"{op.name} giving {op.result.ref}"
+        raise PlanError(f"{what}: expected {need} bytes of scratch, got {op.scratch}")
+    parts = "scratch, counts" if need else "nullptr, nullptr"
+    text.line(f"attention<{d}>({arguments}, {chunks.keys}, {parts}, room);")
+    floats = 2 * group * d + KEYS * (d + 1) + group * KEYS + 3 * group + 1
+    part = Part("attention", text, (rows * kv_heads, chunks.most), THREADS, 4 * floats, "attention.cuh", cached=cached)
+    if need:
+        text.shared = op.scratch
+        part.chunked, part.scratch, part.counts = True, True, 4 * rows * kv_heads
+    return part
