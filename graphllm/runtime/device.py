@@ -7,9 +7,9 @@ are its own, good until its next step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,4 +70,34 @@ class Device(Protocol):
 
     def block(self, function: str, tokens: Sequence[int], start: int, slot: int) -> Logits:
         """``prefill_N`` or ``score_N`` with at most N tokens from position ``start``: logits [1,V] or [N,V]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a device is to choose tokens: the sampler's settings that need no history. ``allowed`` ids may be chosen."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    allowed: int
+
+
+@runtime_checkable
+class ChoosingDevice(Protocol):
+    """A device that need not be asked for logits: it takes a prompt without them, and chooses tokens by itself."""
+
+    def append(self, function: str, tokens: Sequence[int], start: int, slot: int) -> None:
+        """``block`` without its logits."""
+        ...
+
+    def tokens(
+        self, choice: Choice, draws: Iterator[float], token: int, position: int, slot: int, count: int
+    ) -> Iterator[int]:
+        """At most ``count`` tokens that follow ``token``, which is at ``position``.
+
+        Cache rows behind the last token that was taken may have been written: nobody reads them. ``draws`` are numbers
+        in [0, 1), taken ahead of the tokens and only where one is drawn. Raises RunError where logits are not numbers.
+        """
         ...

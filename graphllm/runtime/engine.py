@@ -6,6 +6,7 @@ or blank, and the reading of all weights, which is worth about ``CALL_ROWS`` row
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from math import lcm
@@ -13,7 +14,8 @@ from numbers import Integral
 
 from graphllm.errors import RunError
 from graphllm.ir.core import Module
-from graphllm.runtime.device import Device, Logits, Row
+from graphllm.runtime.device import ChoosingDevice, Device, Logits, Row
+from graphllm.runtime.sampling import Sampler
 
 CALL_ROWS = 12
 
@@ -35,6 +37,7 @@ class Engine:
         self._prefill = {n: name for name, n in sizes.items() if name.startswith("prefill_")}
         self._batch = sorted((n, name) for name, n in sizes.items() if name.startswith("decode_"))
         self._score = next((name, n) for name, n in sizes.items() if name.startswith("score_"))
+        self._chooser = device if isinstance(device, ChoosingDevice) else None
 
     def feed(self, tokens: Sequence[int], slot: int = 0, chunk: int = 0) -> Logits:
         """Append tokens to a slot and return the logits [V] after the last one.
@@ -50,7 +53,9 @@ class Engine:
         for size, live in self._calls(len(tokens), chunk):
             part = tokens[at : at + live]
             start = self.lengths[slot]
-            if size == 1:
+            if self._chooser is not None and at + live < len(tokens):
+                self._chooser.append("decode" if size == 1 else self._prefill[size], part, start, slot)
+            elif size == 1:
                 logits = self.device.row(part[0], start, slot)
             else:
                 logits = self.device.block(self._prefill[size], part, start, slot)[0]
@@ -67,6 +72,41 @@ class Engine:
         logits = self.device.row(token, position, slot)
         self.lengths[slot] = position + 1
         return logits
+
+    def chooses(self, sampler: Sampler) -> bool:
+        """Whether the device can choose tokens by itself as this sampler would."""
+        return self._chooser is not None and sampler.choice is not None
+
+    def tokens(self, token: int, slot: int, sampler: Sampler, most: int | None = None) -> Iterator[int]:
+        """Append ``token``, yield the one that the device chooses to follow it, append that one, and so on.
+
+        At most ``most`` tokens, and as many as the context has room for. The slot holds all but the last one; of the
+        sampler's numbers each token has taken the one that it would have taken on the host.
+
+        Raises:
+            RunError: like ``feed``, and where logits are not numbers.
+        """
+        self.check((token,), slot)
+        choice, device = sampler.choice, self._chooser
+        assert choice is not None
+        assert device is not None
+        room = self.context - self.lengths[slot]
+        ahead: deque[float] = deque()  # drawn for tokens that have not come yet
+
+        def draws() -> Iterator[float]:
+            while True:
+                ahead.append(sampler.draw())
+                yield ahead[-1]
+
+        count = room if most is None else min(most, room)
+        try:
+            for chosen in device.tokens(choice, draws(), token, self.lengths[slot], slot, count):
+                self.lengths[slot] += 1
+                if ahead:
+                    ahead.popleft()
+                yield chosen
+        finally:
+            sampler.give_back(ahead)
 
     def step_many(self, tokens: Sequence[tuple[int, int]]) -> list[Logits]:
         """Append one token to each of several slots: (token, slot) pairs -> logits [V] each, in one step.

@@ -65,8 +65,11 @@ def generate_tokens(
     first = time.perf_counter()
     progress.prefill_seconds = first - started
     history = list(prompt)
+    chosen: Iterator[int] | None = None  # by the device, which then runs ahead
     while max_tokens is None or len(progress.tokens) < max_tokens:
-        token = sampler.sample(logits, history)
+        token = sampler.sample(logits, history) if chosen is None else next(chosen)
+        if chosen is not None:
+            progress.decode_seconds = time.perf_counter() - first
         if token in stop_ids:
             progress.finish = "stop"
             break
@@ -79,8 +82,11 @@ def generate_tokens(
         if engine.lengths[slot] >= engine.context:
             progress.finish = "context"
             break
-        logits = engine.step(token, slot)
-        progress.decode_seconds = time.perf_counter() - first
+        if chosen is None and engine.chooses(sampler):
+            chosen = engine.tokens(token, slot, sampler, None if max_tokens is None else max_tokens - 1)
+        elif chosen is None:
+            logits = engine.step(token, slot)
+            progress.decode_seconds = time.perf_counter() - first
     else:
         progress.finish = "length"
 

@@ -15,16 +15,21 @@ exactly one number of the stream, a seed gives the same tokens wherever the logi
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphllm.errors import RunError
+from graphllm.runtime.device import Choice
 from graphllm.runtime.sampling import stages
 from graphllm.runtime.sampling.config import SamplerConfig
 from graphllm.runtime.sampling.history import TokenCounts, penalise
 from graphllm.runtime.sampling.logits import refuse_unless_finite
+
+_COLDEST: Final = 1e-6  # temperature by which a device can divide in f32
 
 
 class Sampler:
@@ -50,6 +55,7 @@ class Sampler:
         self._scratch = np.empty(allowed, np.float64)
         self._bias_ids = np.fromiter(config.logit_bias.keys(), np.intp)
         self._biases = np.fromiter(config.logit_bias.values(), np.float64)
+        self._returned: deque[float] = deque()
         if config.temperature > 0:
             self._random = np.random.Generator(np.random.PCG64(self.seed))
 
@@ -69,7 +75,23 @@ class Sampler:
         ids, weights = self.candidates(logits, history)
         if self.config.temperature == 0:
             return int(ids[0])
-        return int(ids[stages.draw(weights, self._random.random())])
+        return int(ids[stages.draw(weights, self.draw())])
+
+    @property
+    def choice(self) -> Choice | None:
+        """What a device must know to choose in our place; None where that takes more than the logits."""
+        c = self.config
+        if c.penalised or c.logit_bias or 0 < c.temperature < _COLDEST:
+            return None
+        return Choice(c.temperature, min(c.top_k, self.vocab), c.top_p, c.min_p, self.allowed)
+
+    def draw(self) -> float:
+        """Take the next number of the stream, in [0, 1)."""
+        return self._returned.popleft() if self._returned else self._random.random()
+
+    def give_back(self, numbers: Sequence[float]) -> None:
+        """Numbers that were taken last and not used, in their order, will be the next again."""
+        self._returned.extendleft(reversed(numbers))
 
     def candidates(
         self, logits: NDArray[np.float32], history: Sequence[int]

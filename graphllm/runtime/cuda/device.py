@@ -1,0 +1,255 @@
+"""The CUDA device: a program's launches with their addresses, as graphs that are run again and again.
+
+A step is one small copy to the device, one graph, and the logits back where somebody wants them. Where nobody does,
+because the device chooses the tokens itself, graphs follow each other without the host between them: it runs ahead, and
+reads tokens as they come (``tokens``).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from threading import Lock
+from typing import Any, Final
+from weakref import finalize
+
+import numpy as np
+from numpy.typing import NDArray
+
+from graphllm.errors import RunError
+from graphllm.ir.core import Module
+from graphllm.plan.launch import HEADER, HEADER_WORDS, Program, Stream
+from graphllm.runtime.cuda.driver import Address, Bytes, Driver
+from graphllm.runtime.cuda.places import Places, Sizes
+from graphllm.runtime.cuda.upload import Progress, upload
+from graphllm.runtime.device import Choice, DeviceMemory, Logits, Row
+
+AHEAD: Final = 2  # graphs on their way while the host reads a token: one runs, one waits
+_WORD: Final = 4
+_DRAW: Final = (HEADER["random"], HEADER["random_low"] + 1)  # words that a draw is told by, and those between them
+
+
+class CudaDevice:
+    """A program on a driver that has its kernels.
+
+    Args:
+        driver: it is the device's from now on, and closed with it.
+        program: what our own generator printed for the module.
+        module: the lowered module, verified.
+        read_weight: a stored weight by name, as it lies in the plan.
+        poison: fill the arena with NaN before every step, to show that no step reads what an earlier one left.
+        progress: called with (bytes done, bytes in all) as weights are uploaded.
+
+    Raises:
+        DeviceError: memory cannot be had, or the device fails. The driver is closed then.
+    """
+
+    storage = ""
+
+    def __init__(
+        self,
+        driver: Driver,
+        program: Program,
+        module: Module,
+        read_weight: Callable[[str], NDArray[Any]],
+        *,
+        poison: bool = False,
+        progress: Progress = lambda done, of: None,
+    ) -> None:
+        self.name = driver.name
+        self._driver, self._program, self._poison, self._lock = driver, program, poison, Lock()
+        self._states = {name: module.states[name].type for name in program.states}
+        self._close = finalize(self, driver.close)
+        try:
+            sizes = Sizes.of(program, module)
+            self._places = Places(driver, sizes)
+            upload(driver, self._places.weights, sizes.weights, lambda i: read_weight(program.weights[i]), progress)
+            words = max(stream.words for stream in program.streams.values())
+            logits = max(np.prod(stream.logits_shape, dtype=int) for stream in program.streams.values())
+            self._words = driver.host(_WORD * words).view(np.int32)
+            self._logits = driver.host(_WORD * int(logits)).view(np.float32)
+            self._tokens = driver.host(_WORD * (AHEAD + 1)).view(np.int32)
+            self._draws = driver.host(_WORD * (_DRAW[1] - _DRAW[0]) * (AHEAD + 1)).view(np.uint32)
+        except BaseException:
+            self._close()
+            raise
+        self._sizes = sizes
+        self._graphs: dict[tuple[str, int, bool], Any] = {}
+        self._sent: Any = None  # a mark behind the last step that was sent: until then its words must stay
+        self._steps = 0  # that were sent
+
+    @property
+    def memory(self) -> DeviceMemory:
+        """What lies in the GPU's memory."""
+        sizes = self._sizes
+        return DeviceMemory(sum(sizes.weights), 0, sizes.work, sum(sizes.states))
+
+    @property
+    def arena(self) -> NDArray[np.uint8]:
+        """A copy of the arena as the last step left it."""
+        return self._read(self._places.arena, self._sizes.arena)
+
+    @property
+    def states(self) -> Mapping[str, NDArray[Any]]:
+        """Copies of the caches, by name."""
+        return {
+            name: self._read(self._places.state(i), t.bytes).view(t.numpy).reshape(t.shape)
+            for i, (name, t) in enumerate(self._states.items())
+        }
+
+    def close(self) -> None:
+        """Let go of the GPU; no step may follow."""
+        self._close()
+
+    def prepare(self, function: str) -> None:
+        """Make every graph of a function."""
+        stream = self._program.streams[function]
+        with self._lock:
+            for chunks in stream.buckets:
+                self._graph(stream, chunks, False)
+                if function == "decode" and stream.choice:
+                    self._graph(stream, chunks, True)
+
+    def row(self, token: int, position: int, slot: int) -> Logits:
+        with self._lock:
+            return self._step("decode", [(token, position, slot)], 0)[0]
+
+    def rows(self, function: str, rows: Sequence[Row]) -> Logits:
+        with self._lock:
+            return self._step(function, rows, 0)
+
+    def block(self, function: str, tokens: Sequence[int], start: int, slot: int) -> Logits:
+        rows = [(token, start + t, slot) for t, token in enumerate(tokens)]
+        with self._lock:
+            return self._step(function, rows, len(tokens) - 1)
+
+    def append(self, function: str, tokens: Sequence[int], start: int, slot: int) -> None:
+        """``block`` without logits: nothing is waited for but the step before it."""
+        rows = [(token, start + t, slot) for t, token in enumerate(tokens)]
+        with self._lock:
+            self._send(self._program.streams[function], rows, len(tokens) - 1)
+            self._run(function, start + len(tokens), False)
+
+    def tokens(
+        self, choice: Choice, draws: Iterator[float], token: int, position: int, slot: int, count: int
+    ) -> Iterator[int]:
+        """At most ``count`` tokens that follow ``token``, which is at ``position``, each chosen on the device.
+
+        Args:
+            draws: numbers in [0, 1), one for each token; taken ahead of the tokens, and only where one is drawn.
+
+        Raises:
+            RunError: logits are not numbers, or something else was run on the device since the last token.
+            DeviceError: the device fails.
+        """
+        stream = self._program.streams["decode"]
+        with self._lock:
+            self._send(stream, [(token, position, slot)], 0, choice)
+            own = self._steps
+        waiting: deque[tuple[Any, int]] = deque()
+        sent = 0
+        while True:
+            with self._lock:
+                if self._steps != own:
+                    raise RunError("tokens: another step was run in between; expected to be taken to their end first")
+                while sent < count and len(waiting) < AHEAD:
+                    if choice.temperature > 0:
+                        self._send_draw(sent % (AHEAD + 1), choice, next(draws))
+                    self._run("decode", position + sent + 1, True)
+                    place = sent % (AHEAD + 1)
+                    at = Address(self._places.step + _WORD * HEADER["token"])
+                    self._driver.download(at, self._tokens[place : place + 1].view(np.uint8))
+                    self._sent = self._driver.mark()
+                    waiting.append((self._sent, place))
+                    sent += 1
+                if not waiting:
+                    return
+                mark, place = waiting.popleft()
+                self._driver.wait(mark)
+                chosen = int(self._tokens[place])
+            if chosen < 0:
+                raise RunError(
+                    "logits: NaN or infinite, found on the device; expected finite numbers; the model's weights or its "
+                    "arithmetic are broken"
+                )
+            yield chosen
+
+    def _step(self, function: str, rows: Sequence[tuple[int, int, int]], row: int) -> Logits:
+        """A step with its logits, as the function gives them."""
+        stream, driver = self._program.streams[function], self._driver
+        self._send(stream, rows, row)
+        self._run(function, 1 + max(position for _, position, _ in rows), False)
+        count = stream.logits_shape[0] * stream.logits_shape[1]
+        out = self._logits[:count]
+        driver.download(Address(self._places.arena + stream.logits), out.view(np.uint8))
+        driver.wait(driver.mark())
+        return out.reshape(stream.logits_shape)
+
+    def _send(
+        self, stream: Stream, rows: Sequence[tuple[int, int, int]], row: int, choice: Choice | None = None
+    ) -> None:
+        """One copy that tells the device all of a step; rows that are not there have position -1."""
+        assert 0 < len(rows) <= stream.rows
+        driver = self._driver
+        self._steps += 1
+        if self._sent is not None:
+            driver.wait(self._sent)
+            self._sent = None
+        words = self._words[: stream.words]
+        words.fill(0)
+        words[HEADER["live"]], words[HEADER["row"]] = len(rows), row
+        if choice is not None:
+            floats = words.view(np.float32)
+            words[HEADER["top_k"]], words[HEADER["allowed"]], words[HEADER["advance"]] = choice.top_k, choice.allowed, 1
+            floats[HEADER["temperature"]] = choice.temperature
+            floats[HEADER["top_p"]], floats[HEADER["min_p"]] = choice.top_p, choice.min_p
+        table = words[HEADER_WORDS:].reshape(-1, 3)  # id, position, slot
+        table[: len(rows)] = rows
+        table[len(rows) :, 1] = -1
+        if self._poison:
+            driver.fill(self._places.arena, self._sizes.arena, 0xFF)
+        driver.upload(self._places.step, words.view(np.uint8))
+        self._sent = driver.mark()
+
+    def _send_draw(self, place: int, choice: Choice, uniform: float) -> None:
+        """Where the next draw falls: a fraction of 64 bits, which holds all of a float's."""
+        count = _DRAW[1] - _DRAW[0]
+        words = self._draws[place * count : (place + 1) * count]
+        fraction = int(uniform * 2.0**64)
+        for name, value in (
+            ("random", fraction >> 32),
+            ("random_low", fraction & 0xFFFFFFFF),
+            ("allowed", choice.allowed),
+            ("advance", 1),
+        ):
+            words[HEADER[name] - _DRAW[0]] = value
+        at = Address(self._places.step + _WORD * _DRAW[0])
+        self._driver.upload(at, words.view(np.uint8))
+
+    def _run(self, function: str, positions: int, choosing: bool) -> None:
+        stream = self._program.streams[function]
+        chunks = -(-positions // stream.chunk)
+        bucket = next((b for b in stream.buckets if b >= chunks), stream.buckets[-1])
+        self._driver.run(self._graph(stream, bucket, choosing))
+
+    def _graph(self, stream: Stream, chunks: int, choosing: bool) -> Any:
+        if not any(launch.chunked for launch in stream.launches):
+            chunks = stream.buckets[0]  # one serves all
+        key = (stream.name, chunks, choosing)
+        graph = self._graphs.get(key)
+        if graph is None:
+            launches = (*stream.launches, *(stream.choice if choosing else ()))
+            graph = self._driver.graph([self._places.resolved(launch, chunks) for launch in launches])
+            self._graphs[key] = graph
+        return graph
+
+    def _read(self, at: Address, size: int) -> Bytes:
+        """Bytes of the device, copied through the memory of logits piece by piece."""
+        out, room, driver = np.empty(size, np.uint8), self._logits.view(np.uint8), self._driver
+        with self._lock:
+            for start in range(0, size, len(room)):
+                part = room[: min(len(room), size - start)]
+                driver.download(Address(at + start), part)
+                driver.wait(driver.mark())
+                out[start : start + len(part)] = part
+        return out
