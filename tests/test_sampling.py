@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from graphllm.errors import RunError
-from graphllm.runtime.sampling import Sampler, SamplerConfig, log_probs
+from graphllm.runtime.sampling import Sampler, SamplerConfig, log_probs, stages
 from graphllm.runtime.sampling.history import TokenCounts
+from graphllm.runtime.sampling.scores import Scores
 
 INF = float("inf")
 LARGE = 152064
@@ -173,6 +174,59 @@ def test_a_vocabulary_of_152064() -> None:
         assert_same(distribution(sampler, logits, []), reference(config, logits, LARGE - 300, []))
         greedy = Sampler(SamplerConfig(), LARGE, LARGE - 300).sample(logits, [])
         assert greedy == max(range(LARGE - 300), key=lambda i: (logits[i], -i))
+
+
+def sharp_logits(rng: np.random.Generator) -> NDArray[np.float32]:
+    """As a trained model has them: a few likely tokens, and a long tail."""
+    logits = (rng.standard_normal(LARGE) * 2).astype(np.float32)
+    logits[rng.integers(LARGE, size=40)] += np.linspace(18, 4, 40, dtype=np.float32)
+    return logits
+
+
+@pytest.mark.parametrize("options", [{}, {"logit_bias": {7: 3.0, 9: -2.5, 11: 40.0}}, {"repetition_penalty": 1.3}])
+def test_what_f32_decides_of_a_large_vocabulary_is_what_f64_would(options: dict[str, Any]) -> None:
+    """A draw in f32 gives the token that exact weights give, by id, or says that it cannot tell."""
+    rng = np.random.default_rng()
+    told = 0
+    for _ in range(2):
+        logits, temperature, history = sharp_logits(rng), float(rng.uniform(0.5, 1.5)), rng.integers(0, LARGE, 50)
+        sampler = Sampler(SamplerConfig(temperature=temperature, seed=1, **options), LARGE, LARGE - 300)
+        ids, weights = sampler.candidates(logits, history.tolist())
+        ends = weights.cumsum()
+        scores = sampler._scored(logits, history.tolist())
+        for uniform in rng.random(60):
+            token = scores.draw(temperature, uniform)
+            exact = ids[ends.searchsorted(uniform * ends[-1], side="right")]
+            assert token in (None, exact)
+            told += token is not None
+    assert told > 2 * 60 * 0.7
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_p": 0.9},
+        {"top_p": 0.5, "logit_bias": {3: 30.0}},
+        {"top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.2},
+        {"top_k": 40},
+        {"top_k": 300, "logit_bias": {3: 30.0, 5: -1e9}},
+        {"min_p": 0.05},
+    ],
+)
+def test_cuts_of_a_large_vocabulary(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a pass over it in f64."""
+    rng = np.random.default_rng()
+    logits, history = sharp_logits(rng), rng.integers(0, LARGE, 40).tolist()
+    config = SamplerConfig(temperature=0.8, seed=3, **options)
+    expected = reference(config, logits, LARGE - 300, history)
+    monkeypatch.setattr(Scores, "all", None)
+    assert_same(distribution(Sampler(config, LARGE, LARGE - 300), logits, history), expected)
+
+
+def test_a_bound_of_top_p_that_nothing_decides() -> None:
+    assert stages.nucleus(np.array([0.5, 0.25]), 0.5, 0.99, 1.02) is None
+    assert stages.nucleus(np.array([0.5, 0.25]), 0.9, 1.0, 1.0) is None  # more than are there
+    assert stages.nucleus(np.array([0.25, 0.5]), 0.5, 0.9, 0.95).tolist() == [1]  # type: ignore[union-attr]
 
 
 def test_rounding_decides_no_cut() -> None:

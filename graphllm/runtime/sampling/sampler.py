@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Sequence
+from math import log
 from typing import Final
 
 import numpy as np
@@ -28,6 +29,7 @@ from graphllm.runtime.sampling import stages
 from graphllm.runtime.sampling.config import SamplerConfig
 from graphllm.runtime.sampling.history import TokenCounts, penalise
 from graphllm.runtime.sampling.logits import refuse_unless_finite
+from graphllm.runtime.sampling.scores import Scores
 
 _COLDEST: Final = 1e-6  # temperature by which a device can divide in f32
 
@@ -52,7 +54,7 @@ class Sampler:
         self.seed = int.from_bytes(os.urandom(8), "little") >> 11 if config.seed is None else int(config.seed)
         self._argmax_only = config.temperature == 0 and not config.logit_bias and not config.penalised
         self._seen = TokenCounts(vocab, allowed, config.penalty_window)
-        self._scratch = np.empty(allowed, np.float64)
+        self._scores = Scores(allowed)
         self._bias_ids = np.fromiter(config.logit_bias.keys(), np.intp)
         self._biases = np.fromiter(config.logit_bias.values(), np.float64)
         self._returned: deque[float] = deque()
@@ -72,10 +74,16 @@ class Sampler:
             token = int(head.argmax())  # the first of equals
             refuse_unless_finite(head[token], head)
             return token
-        ids, weights = self.candidates(logits, history)
-        if self.config.temperature == 0:
-            return int(ids[0])
-        return int(ids[stages.draw(weights, self.draw())])
+        scores, config = self._scored(logits, history), self.config
+        if config.temperature == 0:
+            return scores.best_id
+        uniform = self.draw()
+        if not 0 < config.top_k < self.allowed and config.top_p == 1 and config.min_p == 0:
+            token = scores.draw(config.temperature, uniform)
+            if token is not None:
+                return token
+        ids, weights = self._left(scores)
+        return int(ids[stages.draw(weights, uniform)])
 
     @property
     def choice(self) -> Choice | None:
@@ -100,30 +108,63 @@ class Sampler:
 
         Takes no random number. Both arrays are good until the next call only. Raises like ``sample``.
         """
+        scores = self._scored(logits, history)
+        if self.config.temperature == 0:
+            return np.array([scores.best_id]), np.ones(1)
+        return self._left(scores)
+
+    def _scored(self, logits: NDArray[np.float32], history: Sequence[int]) -> Scores:
         assert logits.shape == (self.vocab,)
-        config, x = self.config, self._scratch
-        np.copyto(x, logits[: self.allowed])
-        x[self._bias_ids] += self._biases
-        if config.penalised:
-            self._seen.follow(history)
+        config, scores, changed = self.config, self._scores, self._bias_ids
+        if not config.penalised:
+            scores.take(logits[: self.allowed], changed, self._bias if len(changed) else None)
+            return scores
+        self._seen.follow(history)
+        changed = np.union1d(changed, self._seen.ids)
+
+        def change(x: NDArray[np.float64]) -> None:
+            self._bias(x)
             penalise(x, self._seen, config)
-        best = int(x.argmax())
-        refuse_unless_finite(float(x[best]), x)
-        if config.temperature == 0:
-            return np.array([best]), np.ones(1)
-        x -= x[best]
+
+        scores.take(logits[: self.allowed], changed, change)
+        return scores
+
+    def _bias(self, x: NDArray[np.float64]) -> None:
+        x[self._bias_ids] += self._biases
+
+    def _left(self, scores: Scores) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """The tokens that the cuts leave, and their weights."""
+        config, ids = self.config, None
+        if 0 < config.top_k < self.allowed:
+            ids = scores.among_largest(config.top_k)
+            x = scores.of(ids)
+            kept = stages.top_k(x, config.top_k)
+            ids, x = ids[kept], x[kept]
+        elif config.top_p < 1:
+            head = scores.head(config.temperature, config.top_p)
+            kept = stages.nucleus(head[1], config.top_p, *head[2:]) if head is not None else None
+            if head is not None and kept is not None:
+                return self._likely(head[0][kept], head[1][kept])
+            x = scores.all()
+        elif config.min_p > 0:
+            ids = scores.not_below(scores.best + config.temperature * log(config.min_p))
+            x = scores.of(ids)
+        else:
+            x = scores.all()
+        ids = np.arange(self.allowed) if ids is None else ids
+        x -= scores.best
         with np.errstate(over="ignore"):  # a tiny temperature: -inf, probability 0
             x /= config.temperature
-        if 0 < config.top_k < self.allowed:
-            ids = stages.top_k(x, config.top_k)
-            x = x[ids]
-        else:
-            ids = np.arange(self.allowed)
         np.exp(x, out=x)
         if config.top_p < 1:
             kept = stages.top_p(x, config.top_p)
             ids, x = ids[kept], x[kept]
-        if config.min_p > 0:
-            kept = stages.min_p(x, config.min_p)
-            ids, x = ids[kept], x[kept]
-        return ids, x
+        return self._likely(ids, x)
+
+    def _likely(
+        self, ids: NDArray[np.intp], weights: NDArray[np.float64]
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        if self.config.min_p > 0:
+            kept = stages.min_p(weights, self.config.min_p)
+            return ids[kept], weights[kept]
+        return ids, weights

@@ -21,6 +21,17 @@ def top_k(values: Values, k: int) -> Positions:
     return _from_threshold(values, np.partition(values, -k)[-k], k)
 
 
+def nucleus(weights: Values, p: float, least: float, most: float) -> Positions | None:
+    """What ``top_p`` gives where ``weights`` [n] are the largest of many that sum to something from least to most.
+
+    None where that is not enough to tell.
+    """
+    falling = np.sort(weights)[::-1]
+    reached = falling.cumsum()
+    first, last = (int(reached.searchsorted(p * total * (1 - _ROUNDING))) for total in (least, most))
+    return _from_threshold(weights, falling[first], first + 1) if first == last < len(falling) else None
+
+
 def top_p(weights: Values, p: float) -> Positions:
     """Positions of the fewest of ``weights`` [n] that hold the share ``p`` of their sum, at least one.
 
