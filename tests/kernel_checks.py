@@ -189,7 +189,7 @@ def lone_module(
     module, _ = run_passes(Module(weights, states, functions), passes)
     rng = np.random.default_rng(5)
     arrays = {n: fresh(rng, w.type) for n, w in weights.items()}
-    return module, arrays, list(module.functions.values())
+    return module, arrays
 
 
 def own_states(module: Module, function: Function) -> Module:

@@ -58,9 +58,9 @@ def test_decoders_are_fused_to_the_last_operation(name: str) -> None:
 
 
 def test_lone_operations() -> None:
-    module, arrays, functions = lone_module(lowering(CPU))
+    module, arrays = lone_module(lowering(CPU))
     device = cpu_device(module, arrays, threads=2)
-    for seed, function in enumerate(functions):
+    for seed, function in enumerate(module.functions.values()):
         check(device, own_states(module, function), function, arrays, seed)
 
 

@@ -136,7 +136,7 @@ __device__ inline void integer_few(const Dynamic<S, G, WHOLE>& weights, int n, c
     }
     sync_block();
     const int count = n - u * UNIT < UNIT ? n - u * UNIT : UNIT;
-    for (int t = warp_index(); t < live; t += WARPS) finish(Tile{tile, Shape::COLUMNS, UNIT, 0}, u, count, t, t + 1);
+    for (int t = warp_index(); t < live; t += WARPS) finish(Tile{tile, Shape::COLUMNS, UNIT, t}, u, count, t, t + 1);
 }
 
 }  // namespace graphllm
