@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     _opt(commands.add_parser("opt", help="run passes over text IR"))
     _emit(commands.add_parser("emit", help="write a C++ program that generates text with a plan"))
     _verify(commands.add_parser("verify", help="check a plan whole: every digest, its IR, its code"))
+    _eval(commands.add_parser("eval", help="perplexity, divergence from another plan, multiple choice"))
     _check(commands.add_parser("check", help="whether a plan or a checkpoint fits in some memory, to the byte"))
     _doctor(commands.add_parser("doctor", help="what this machine offers each target, and what would fix each lack"))
     _cache(commands.add_parser("cache", help="list or clear the plans that run has kept"))
@@ -239,6 +240,23 @@ def _emit(p: argparse.ArgumentParser) -> None:
 def _verify(p: argparse.ArgumentParser) -> None:
     p.description = "Read a plan whole: every digest, the rules of its IR, its code, each step run dry."
     p.add_argument("plan")
+
+
+def _eval(p: argparse.ArgumentParser) -> None:
+    p.description = "How good a model is on a text, and what rounding or another change to it cost."
+    _model(p, "model", "a plan or a checkpoint; demo: our own")
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument("--text", metavar="FILE", help="perplexity on a UTF-8 text")
+    what.add_argument("--tokens", metavar="FILE", help="on token ids: .bin (uint16, as llama2.c), .npy, .json, or text")
+    what.add_argument("--choices", metavar="FILE", help='JSON lines of {"prompt", "choices", "answer"}')
+    p.add_argument("--against", metavar="PLAN", help="the reference: KL divergence from it, and top-1 agreement")
+    p.add_argument("--window", type=_whole, default=0, metavar="N", help="positions seen at once (default: 512)")
+    p.add_argument("--stride", type=_whole, default=0, metavar="N", help="tokens scored a window (default: all)")
+    p.add_argument("--bos", choices=["auto", "yes", "no"], default="auto", help="begin each window with BOS")
+    p.add_argument("--limit", type=_whole, default=0, metavar="N", help="no more tokens, or questions, than these")
+    p.add_argument("--json", action="store_true", help="the same as data")
+    _device(p)
+    _model_options(p)
 
 
 def _check(p: argparse.ArgumentParser) -> None:

@@ -123,7 +123,7 @@ def text_cost(exact: Engine, rounded: Engine, ids: Sequence[int]) -> TextCost:
         for engine in (exact, rounded):
             engine.truncate(0)
         for p_logits, q_logits in zip(exact.score(part), rounded.score(part), strict=True):
-            p, q = _log_softmax(p_logits), _log_softmax(q_logits)
+            p, q = log_softmax(p_logits), log_softmax(q_logits)
             divergences.append((np.exp(p) * (p - q)).sum(axis=-1))
             same += int((p.argmax(axis=-1) == q.argmax(axis=-1)).sum())
             following = np.asarray(part[at + 1 : at + 1 + len(p)], np.intp)
@@ -139,7 +139,8 @@ def text_cost(exact: Engine, rounded: Engine, ids: Sequence[int]) -> TextCost:
     return TextCost(len(kl), window, *map(_digits, figures))
 
 
-def _log_softmax(logits: Array) -> NDArray[np.float64]:
+def log_softmax(logits: Array) -> NDArray[np.float64]:
+    """Log probabilities f64 [n,V] of logits [n,V]."""
     x = logits.astype(np.float64)
     x = x - x.max(axis=-1, keepdims=True)
     return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
