@@ -237,7 +237,7 @@ def _compile(
 
     target = out if out is not None else cached_path(source, tokenizer, options)
     compiled = compile_checkpoint(source, options, dump)
-    data = tokenizer_for(source, tokenizer, compiled.checkpoint.config.vocab)
+    data = tokenizer_for(source, tokenizer, compiled.checkpoint)
     refuse_sources(target, source, tokenizer, compiled)
     quality = None
     if measure:

@@ -56,7 +56,7 @@ _whole.__name__ = "whole number"  # argparse names the type in its messages
 
 
 def _compile(p: argparse.ArgumentParser) -> None:
-    p.description = "Compile a checkpoint (llama2.c, KuiperLLama, Hugging Face, Meta) into a plan."
+    p.description = "Compile a checkpoint (llama2.c, KuiperLLama, GGUF, Hugging Face, Meta) into a plan."
     _model(p, "checkpoint", "a file or folder; its format is found by content; demo: our own")
     p.add_argument("-o", "--output", required=True, metavar="PLAN", help="the plan to write, as a rule *.gllm")
     p.add_argument(

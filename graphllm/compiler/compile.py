@@ -75,14 +75,18 @@ def weights_of(checkpoint: Checkpoint) -> dict[str, Weight]:
     return {name: Weight(name, TensorType(t.dtype, t.shape), None, t.source) for name, t in checkpoint.tensors.items()}
 
 
-def tokenizer_for(path: Path, explicit: Path | None, vocab: int) -> TokenizerData | None:
-    """The checkpoint's tokenizer, checked to load and to fit the model. Raises TokenizerError."""
+def tokenizer_for(path: Path, explicit: Path | None, checkpoint: Checkpoint) -> TokenizerData | None:
+    """The checkpoint's tokenizer, checked to load and to fit the model. Raises TokenizerError.
+
+    The one named explicitly wins, then the one inside the checkpoint, then one beside it.
+    """
     from graphllm.runtime.tokenizer import load_tokenizer
 
-    data = find_tokenizer(path, explicit)
+    data = checkpoint.tokenizer if explicit is None else None
+    data = data or find_tokenizer(path, explicit)
     if data is not None:
         try:
-            load_tokenizer(data, vocab)
+            load_tokenizer(data, checkpoint.config.vocab)
         except TokenizerError as error:
             raise TokenizerError(f"tokenizer of {path.name}: {error}") from None
     return data

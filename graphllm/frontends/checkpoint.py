@@ -6,9 +6,10 @@ Canonical names (every matrix is ``[out, in]``, ``y = x @ W.T``):
     l0.att_norm [D]   l0.wq [H*d,D]  l0.wk l0.wv [K*d,D]  l0.wo [D,H*d]    l0.bq l0.bk l0.bv l0.bo (biases)
     l0.q_norm l0.k_norm [d]
     l0.ffn_norm [D]   l0.w_gate l0.w_up [F,D]  l0.w_down [D,F]             l0.b_gate l0.b_up l0.b_down (biases)
+    l0.router [E,D]   l0.x_gate l0.x_up [E*F,D]  l0.x_down [E*D,F]         (instead, where there are E experts)
 
-A matrix that is stored as int8 groups has dtype ``i8`` and a companion ``<name>.scale`` in f32: shape ``[N, K/G]`` when
-groups lie along rows, or flat ``[N*K/G]`` when they run over the row-major matrix and straddle rows.
+A matrix that is stored as int8 groups has dtype ``i8`` and a companion ``<name>.scale``, f32 or f16: shape
+``[N, K/G]`` when groups lie along rows, or flat ``[N*K/G]`` when they run over the row-major matrix and straddle rows.
 """
 
 from __future__ import annotations

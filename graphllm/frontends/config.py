@@ -54,6 +54,9 @@ class ModelConfig:
     mlp_bias: bool = False
     qk_norm: bool = False  # RMSNorm over each head's d values of q and k, before RoPE
     tied: bool = False  # the classifier is the embedding
+    experts: int = 0  # E of each layer, of ffn_dim F each; 0: one feed-forward network and no router
+    experts_used: int = 0  # by each token
+    experts_normalized: bool = True  # the weights of those used add up to 1
     bos_id: int | None = None
     eos_ids: tuple[int, ...] = ()
 

@@ -10,16 +10,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
-
-import numpy as np
-from numpy.typing import NDArray
 
 from graphllm.errors import CheckpointError
 from graphllm.frontends.checkpoint import Checkpoint, TensorSource, same_bytes
 from graphllm.frontends.config import ModelConfig, RopeScaling
+from graphllm.frontends.joined import side_by_side, stacked
 from graphllm.frontends.json_fields import JsonFields, read_json
 from graphllm.frontends.overrides import NO_OVERRIDES, PRESETS, Overrides
 from graphllm.frontends.sizes import MAX_LAYERS, check_sizes, tensor_shapes, without_foreign_ids
@@ -241,17 +238,4 @@ def joined(slices: list[TensorSource], axis: int, shape: tuple[int, ...], where:
         )
     if len(slices) == 1:
         return first
-    read_rows = partial(stack if axis == 0 else side_by_side, slices)
-    return replace(first, shape=shape, read=partial(read_rows, 0, shape[0]), read_rows=read_rows)
-
-
-def stack(slices: list[TensorSource], begin: int, end: int) -> NDArray[Any]:
-    """Rows of slices that lie one below the other."""
-    each = slices[0].shape[0]
-    spans = [(max(0, begin - i * each), min(each, end - i * each)) for i in range(len(slices))]
-    return np.concatenate([s.rows(*span) for s, span in zip(slices, spans, strict=True) if span[0] < span[1]])
-
-
-def side_by_side(slices: list[TensorSource], begin: int, end: int) -> NDArray[Any]:
-    """Rows of slices that lie beside each other."""
-    return np.concatenate([s.rows(begin, end) for s in slices], axis=1)
+    return stacked(slices, first.source) if axis == 0 else side_by_side(slices, first.source)

@@ -9,6 +9,8 @@ from pathlib import Path
 from graphllm.errors import CheckpointError
 from graphllm.frontends.checkpoint import Checkpoint
 from graphllm.frontends.flat_file import read_flat
+from graphllm.frontends.gguf import read_gguf_checkpoint
+from graphllm.frontends.gguf_file import looks_like_gguf
 from graphllm.frontends.huggingface import read_huggingface
 from graphllm.frontends.huggingface_config import CONFIG_FILES
 from graphllm.frontends.mapped_file import MappedFile, map_file, unreadable
@@ -17,7 +19,7 @@ from graphllm.frontends.overrides import NO_OVERRIDES, Overrides
 from graphllm.frontends.safetensors_file import looks_like_safetensors, parse_safetensors
 from graphllm.frontends.torch_file import OLD_TORCH, looks_like_torch, parse_torch
 
-KNOWN = "expected a folder of Hugging Face or Meta, or a file of llama2.c or KuiperLLama"
+KNOWN = "expected a folder of Hugging Face or Meta, or a file of llama2.c, KuiperLLama or GGUF"
 
 
 def open_checkpoint(path: str | os.PathLike[str], overrides: Overrides = NO_OVERRIDES) -> Checkpoint:
@@ -66,8 +68,8 @@ def open_file(file: MappedFile, overrides: Overrides) -> Checkpoint:
         )
     if start == OLD_TORCH:
         parse_torch(file)  # says why not
-    if start.startswith(b"GGUF"):
-        raise CheckpointError(f"{file.path}: a GGUF file, which is not supported; {KNOWN}")
+    if looks_like_gguf(file):
+        return read_gguf_checkpoint(file, overrides)
     if looks_like_safetensors(file):
         if parse_safetensors(file).metadata.get("format") == "gllm":
             raise CheckpointError(f"{file.path}: a compiled plan and not a checkpoint; load or run it as it is")

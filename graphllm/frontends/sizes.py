@@ -11,6 +11,7 @@ from graphllm.frontends.config import ModelConfig
 # Far above any published model, and low enough that a hostile header cannot make us build a huge table of names.
 MAX_LAYERS = 4096
 MAX_SIZE = 2**31 - 1  # of any one dimension
+MAX_EXPERTS = 1024
 
 
 def check_sizes(config: ModelConfig, where: str) -> None:
@@ -33,6 +34,13 @@ def check_sizes(config: ModelConfig, where: str) -> None:
         raise CheckpointError(
             f"{where}: {config.heads} heads with {config.kv_heads} kv heads; expected kv heads that divide heads"
         )
+    if config.experts:
+        if not 1 < config.experts <= MAX_EXPERTS or config.experts * max(config.ffn_dim, config.dim) > MAX_SIZE:
+            raise CheckpointError(f"{where}: {config.experts} experts; expected 2 to {MAX_EXPERTS}")
+        if not 1 <= config.experts_used <= config.experts:
+            raise CheckpointError(
+                f"{where}: {config.experts_used} experts used by a token; expected 1 to {config.experts}"
+            )
     if config.head_dim % 2:
         raise CheckpointError(f"{where}: head size is {config.head_dim}; expected an even one (RoPE turns pairs)")
 
@@ -48,10 +56,12 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         "wv": (kv, d),
         "wo": (d, q),
         "ffn_norm": (d,),
-        "w_gate": (ffn, d),
-        "w_up": (ffn, d),
-        "w_down": (d, ffn),
     }
+    if config.experts:  # experts one below the other
+        e = config.experts
+        layer |= {"router": (e, d), "x_gate": (e * ffn, d), "x_up": (e * ffn, d), "x_down": (e * d, ffn)}
+    else:
+        layer |= {"w_gate": (ffn, d), "w_up": (ffn, d), "w_down": (d, ffn)}
     if config.qkv_bias:
         layer |= {"bq": (q,), "bk": (kv,), "bv": (kv,)}
     if config.o_bias:

@@ -1,4 +1,4 @@
-"""Finds the tokenizer of a checkpoint and tells, by content, which of the three formats it is.
+"""Finds the tokenizer of a checkpoint and tells, by content, which format it is.
 
 Names lie: ``tokenizer.model`` is a sentencepiece protobuf for Llama 2 and a list of base64 lines for Llama 3. Nothing
 is interpreted here beyond that: the file goes into the plan as it is, and the runtime checks it when it loads it.
@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 
 from graphllm.errors import TokenizerError
+from graphllm.frontends.gguf_file import MAGIC, read_gguf
+from graphllm.frontends.gguf_tokenizer import gguf_tokenizer
 from graphllm.frontends.tokenizer_texts import MAX_BYTES, read_bytes, read_texts
 from graphllm.plan.tokenizer_data import TokenizerData, TokenizerKind
 
@@ -36,12 +38,25 @@ def find_tokenizer(checkpoint: Path, explicit: Path | None) -> TokenizerData | N
         file = explicit if explicit is not None else _first_in(checkpoint.parent)
     if file is None:
         return None
+    if _is_gguf(file):
+        return gguf_tokenizer(read_gguf(file))[0]
     blob = read_bytes(file)
     if not blob:
         raise TokenizerError(f"{file}: empty file; expected a tokenizer")
     kind = _kind(file, blob)
     texts = read_texts(file)
     return TokenizerData(kind, blob, texts.config, texts.chat_template, texts.other_templates, texts.special_tokens)
+
+
+def _is_gguf(path: Path) -> bool:
+    """Whether a regular file begins as GGUF does. What cannot be read is not; its reader will say why."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(4) == MAGIC
+    except (OSError, ValueError):
+        return False
 
 
 def _is_folder(path: Path) -> bool:
@@ -57,14 +72,11 @@ def _first_in(folder: Path) -> Path | None:
 
 
 def _kind(path: Path, blob: bytes) -> TokenizerKind:
-    """The three formats exclude each other in their first bytes: ``{``; 0A, a length, 0A; and a small u32."""
+    """The formats exclude each other in their first bytes: ``{``; base64 and a rank; 0A, a length, 0A; a small u32."""
     if blob.lstrip()[:1] == b"{":
         return "tokenizer.json"
     if _TIKTOKEN_LINE.match(blob):
-        raise TokenizerError(
-            f"{path}: a tiktoken vocabulary (Llama 3), which lacks the special tokens; "
-            "expected tokenizer.json, which is published with the Hugging Face version of the same model"
-        )
+        return "tiktoken"
     if len(blob) > 2 and blob[0] == 0x0A and blob[2] == 0x0A:  # protobuf: field 1 = a piece, whose field 1 = its text
         return "sentencepiece"
     longest, first = int.from_bytes(blob[:4], "little"), int.from_bytes(blob[8:12], "little")

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-TokenizerKind = Literal["tokenizer.json", "sentencepiece", "llama2.c"]
+# "tiktoken": Llama 3's lines of base64. "gguf": a GGUF file's own tokenizer metadata, as a JSON object.
+TokenizerKind = Literal["tokenizer.json", "sentencepiece", "llama2.c", "tiktoken", "gguf"]
 
 
 @dataclass(frozen=True, slots=True)

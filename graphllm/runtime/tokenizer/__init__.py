@@ -1,8 +1,9 @@
 """Text to ids and back, for the tokenizer a plan carries.
 
 The well-kept libraries encode: `tokenizers` for tokenizer.json, `sentencepiece` for tokenizer.model, and for llama2.c's
-tokenizer.bin too, since its algorithm is sentencepiece's. Decoding is ours and the same for all three, because no
-library streams: an id is bytes, a text is the UTF-8 of the bytes.
+tokenizer.bin too, since its algorithm is sentencepiece's; a GGUF file's vocabulary is one of the two. Llama 3's
+tiktoken file is merged by our own few lines. Decoding is ours and the same for all, because no library streams: an id
+is bytes, a text is the UTF-8 of the bytes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ def load_tokenizer(data: TokenizerData, model_vocab: int) -> Tokenizer:
         from graphllm.runtime.tokenizer.sentencepiece_model import SentencePieceTokenizer
 
         where, tokenizer = "tokenizer.model", SentencePieceTokenizer("tokenizer.model", data.blob, settings)
+    elif data.kind == "tiktoken":
+        from graphllm.runtime.tokenizer.tiktoken_file import TiktokenTokenizer
+
+        where, tokenizer = "tokenizer.model (tiktoken)", TiktokenTokenizer(data.blob, settings)
+    elif data.kind == "gguf":
+        from graphllm.runtime.tokenizer.gguf_vocabulary import WHERE, from_gguf
+
+        where, tokenizer = WHERE, from_gguf(data.blob)
     else:
         from graphllm.runtime.tokenizer.llama2c import to_sentencepiece
         from graphllm.runtime.tokenizer.sentencepiece_model import SentencePieceTokenizer

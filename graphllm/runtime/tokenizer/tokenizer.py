@@ -13,6 +13,9 @@ from collections.abc import Iterable, Sequence
 
 from graphllm.errors import TokenizerError
 
+# Names that end a text or a turn, for files that do not say which of their tokens do.
+END_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>")
+
 
 class Tokenizer(ABC):
     """Text to ids and back. Ids it does not know (a model padded past its tokenizer) decode to nothing."""

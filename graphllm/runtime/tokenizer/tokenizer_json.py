@@ -13,21 +13,19 @@ from threading import Lock
 from graphllm.errors import TokenizerError
 from graphllm.runtime.tokenizer.decode_rule import check_growth, read_decode_rule
 from graphllm.runtime.tokenizer.settings import Settings
-from graphllm.runtime.tokenizer.tokenizer import Tokenizer, one_line
+from graphllm.runtime.tokenizer.tokenizer import END_NAMES, Tokenizer, one_line
 
-# Names that end a text or a turn, for a tokenizer.json that comes without its tokenizer_config.json.
-_END_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>")
 _WHERE = "tokenizer.json"
 
 
 class JsonTokenizer(Tokenizer):
-    """A tokenizer.json."""
+    """A tokenizer.json; ``where`` names the file it was made from in messages."""
 
-    def __init__(self, blob: bytes, settings: Settings) -> None:
+    def __init__(self, blob: bytes, settings: Settings, where: str = _WHERE) -> None:
         from tokenizers import Tokenizer as Library
         from tokenizers.models import BPE
 
-        super().__init__(_WHERE)
+        super().__init__(where)
         with _library_errors("cannot be read"):
             library = Library.from_buffer(blob)
             model = library.model
@@ -52,7 +50,7 @@ class JsonTokenizer(Tokenizer):
             self.bos_id = self._id_of(settings.bos_token)
         else:
             self.bos_id = opening[0] if opening else None
-        names = _END_NAMES if settings.eos_token is None else (settings.eos_token,)
+        names = END_NAMES if settings.eos_token is None else (settings.eos_token,)
         found = (self._id_of(name) for name in names)
         self.eos_ids = tuple(i for i in found if i is not None)
 
