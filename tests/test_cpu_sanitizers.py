@@ -36,13 +36,13 @@ def library(name: str) -> Path | None:
     return path if path.is_absolute() and path.exists() else None
 
 
-def sanitized(tmp_path: Path, kind: tuple[str, str], names: list[str], *tests: str, **extra: str) -> str:
-    """Run tests with sanitized libraries; what they print."""
+def surroundings(tmp_path: Path, kind: tuple[str, str], names: list[str], **extra: str) -> dict[str, str]:
+    """The environment of a process whose libraries are sanitized."""
     loaded = [library(n) for n in names]
     if None in loaded:
         pytest.skip(f"the C++ compiler has no runtime for -fsanitize={kind[0]}")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    environment |= {
+    return environment | {
         "LD_PRELOAD": " ".join(map(str, loaded)),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
         "TSAN_OPTIONS": "report_bugs=1 exitcode=66 halt_on_error=1",
@@ -51,6 +51,11 @@ def sanitized(tmp_path: Path, kind: tuple[str, str], names: list[str], *tests: s
         "OPENBLAS_NUM_THREADS": "1",  # whose own threads are not what is asked about
         **extra,
     }
+
+
+def sanitized(tmp_path: Path, kind: tuple[str, str], names: list[str], *tests: str, **extra: str) -> str:
+    """Run tests with sanitized libraries; what they print."""
+    environment = surroundings(tmp_path, kind, names, **extra)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
     said = done.stdout + done.stderr

@@ -7,7 +7,7 @@ import argparse
 
 def run(a: argparse.Namespace) -> int:
     from graphllm.compiler.cache import cache_folder, cached_plans
-    from graphllm.compiler.native.build import built_libraries
+    from graphllm.compiler.native.kept import built_libraries
     from graphllm.compiler.nvrtc.kept import kept_cubins
     from graphllm.errors import GraphLLMError, PlanError
     from graphllm.plan.place import shown, size_text

@@ -21,14 +21,27 @@ Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """Bytes that a launch may read, or write: a driver that looks at every access holds it to that."""
+
+    address: Address
+    size: int
+    written: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Resolved:
-    """A launch with its addresses: ``arguments`` in the order of the kernel's parameters, all of them pointers."""
+    """A launch with its addresses: ``arguments`` in the order of the kernel's parameters, all of them pointers.
+
+    ``reach`` is all that it touches; empty where that is not told.
+    """
 
     kernel: str
     grid: tuple[int, int]
     block: int
     shared: int
     arguments: tuple[Address, ...]
+    reach: tuple[Reach, ...] = ()
 
 
 class Driver(Protocol):

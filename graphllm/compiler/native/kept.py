@@ -1,0 +1,73 @@
+"""What the compiler has made before, in a private folder: found by what went into it, believed by its own hash.
+
+A file lies under a name made of two hashes: of everything that went into it (our text, our headers, flags, compiler,
+CPU) and of its own bytes. So it is written by one rename, two processes that build the same end with the same file, and
+one that was damaged or swapped is noticed before it is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from graphllm.compiler.cache import cache_folder, private_folder
+from graphllm.errors import NativeError
+from graphllm.plan.place import refusal
+
+_KEY, _DIGEST = 32, 32  # hexadecimal digits of each in a name
+LIBRARY: Final = ".so"
+OBJECT: Final = ".o"
+
+
+def native_folder() -> Path:
+    """Where libraries are kept, within the cache of plans. Raises GraphLLMError where others may write to it."""
+    return private_folder(cache_folder() / "native")
+
+
+def built_libraries() -> list[Path]:
+    """Every library in the cache, and every object that several libraries share."""
+    folder = cache_folder() / "native"
+    return sorted((*folder.glob(f"*{LIBRARY}"), *folder.glob(f"*{OBJECT}")))
+
+
+def kept(parts: Iterable[str], suffix: str, make: Callable[[Path], Path]) -> Path:
+    """The file that is made of ``parts`` and nothing else, made if it is not there.
+
+    Args:
+        make: makes it in a folder that is gone afterwards, and says where.
+
+    Raises:
+        NativeError: the folder cannot be written to; whatever ``make`` raises.
+        GraphLLMError: others may write to the folder.
+    """
+    key = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:_KEY]
+    folder = native_folder()
+    for file in sorted(folder.glob(f"{key}.*{suffix}")):
+        if _intact(file):
+            return file
+        with suppress(OSError):  # damaged or swapped; another process may have seen it too
+            file.unlink()
+    try:
+        with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as scratch:
+            made = make(Path(scratch))
+            file = folder / f"{key}.{_digest(made)}{suffix}"
+            os.replace(made, file)
+            return file
+    except OSError as error:
+        raise NativeError(f"cache {folder}: cannot be written; {refusal(error)}; set GRAPHLLM_CACHE") from None
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:_DIGEST]
+
+
+def _intact(file: Path) -> bool:
+    try:
+        return file.name.split(".")[1] == _digest(file)
+    except OSError:
+        return False
