@@ -1,4 +1,4 @@
-"""Kernels around a matrix product: where activations come from, how weights are stored, how blocks share the work."""
+"""Kernels around a matrix product: how blocks share the work."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from collections.abc import Callable
 from math import ceil
 from typing import Final
 
+from graphllm.codegen.cuda.mma import MOST_FEW, mma_few, stored
+from graphllm.codegen.cuda.operands import declare_source, declare_weights, lead_of, live_rows
 from graphllm.codegen.cuda.part import Part
 from graphllm.codegen.cuda.target import is_few, scratch_bytes, unit_of
 from graphllm.codegen.finish import Finish
-from graphllm.codegen.lone import number
-from graphllm.codegen.product import Cached, Product, Rounded
-from graphllm.codegen.text import C_TYPES, KernelText
+from graphllm.codegen.product import Product
+from graphllm.codegen.text import KernelText
 from graphllm.errors import PlanError
-from graphllm.ir.types import DType
 
 WARPS: Final = 8  # of few.cuh
 THREADS: Final = 32 * WARPS
 ROOM_FLOATS: Final = 32  # BLOCK_ROOM of team.cuh
 TILE_T, TILE_K = 32, 16  # of tiles.cuh
-_BYTES: Final[dict[DType, int]] = {"f32": 4, "f16": 2, "bf16": 2, "i8": 1, "i32": 4}
 
 
 def write_product(p: Product, new_text: Callable[[], KernelText]) -> list[Part]:
     """The launches that compute a product and all around it."""
     rows = p.anchor.result.type.shape[0]
+    how = stored(p)
+    if how is not None and 1 < rows <= MOST_FEW:
+        return [mma_few(p, how, new_text(), rows)]
     if is_few(p.anchor):
         return [_few(p, new_text(), rows)]
     return _tiles(p, new_text, rows)
@@ -39,7 +41,7 @@ def _few(p: Product, text: KernelText, rows: int) -> Part:
     pieces = p.pieces
     n = p.columns // pieces
     unit = unit_of(p, max(4, _preferred(n) // pieces))
-    kind, per = _weights(p, text)
+    kind, per = declare_weights(p, text)
     columns, chunks = unit * pieces, ceil(p.depth / per)
     each = 2 if columns >= 2 * WARPS or rows >= 4 else 1
     dynamic = p.anchor.name == "linear_int8"
@@ -47,10 +49,10 @@ def _few(p: Product, text: KernelText, rows: int) -> Part:
     while not dynamic and split < WARPS and columns * split * 2 <= WARPS * each and chunks >= 64 * split:
         split *= 2
     depth = min(4 if rows == 1 else 2, ceil(chunks / (32 * split)))
-    _source(p, text)
-    lead = _lead(p, text)
+    declare_source(p, text)
+    lead = lead_of(p, text)
     Finish(p, text, unit).write()
-    live = _live(p, text)
+    live = live_rows(p, text)
     if dynamic:
         groups = p.anchor.operands[1].type.shape[1]
         row = _up(p.depth, 16) + _up(4 * groups, 16)
@@ -82,25 +84,25 @@ def _tiles(p: Product, new_text: Callable[[], KernelText], rows: int) -> list[Pa
             raise PlanError(f"{what}: expected {need} bytes of scratch, got {scratch}")
         text = new_text()
         text.shared = scratch
-        _source(p, text)
-        lead = _lead(p, text)
+        declare_source(p, text)
+        lead = lead_of(p, text)
         text.line("let_consumers_start();")
         text.line("wait_for_producers();")
         text.line("const int t = blockIdx.x;")
-        text.line(f"if (t >= {_live(p, text)}) return;")
+        text.line(f"if (t >= {live_rows(p, text)}) return;")
         call = f"stage_integers<{p.anchor.attrs['group']}>" if dynamic else f"stage_row<{str(p.rounded).lower()}>"
         text.line(f"{call}(source(t), {lead}, {p.depth}, scratch + (long long)t * {p.depth}, room);")
         floats = ROOM_FLOATS + (p.depth if dynamic else 0)
         parts.append(Part(f"stage_{_lead_name(p)}", text, (rows, 1), THREADS, 4 * floats, "tiles.cuh", scratch=True))
     text = new_text()
-    kind, _ = _weights(p, text)
+    kind, _ = declare_weights(p, text)
     if staged:
         text.shared = scratch
         text.line(f"const auto source = [&](int t) {{ return scratch + (long long)t * {p.depth}; }};")
     else:
-        _source(p, text)
+        declare_source(p, text)
     Finish(p, text, unit).write()
-    text.line(f"linear_tiles<{unit}, {pieces}>({kind}, {n}, {_live(p, text)}, source, finish, room);")
+    text.line(f"linear_tiles<{unit}, {pieces}>({kind}, {n}, {live_rows(p, text)}, source, finish, room);")
     columns = unit * pieces
     floats = TILE_K * (columns + 1 + TILE_T + 1) + TILE_T * columns
     grid = ceil(n / unit), ceil(rows / TILE_T)
@@ -112,48 +114,6 @@ def _lead_name(p: Product) -> str:
     words = ["norm"] * any(op.name == "rmsnorm" for op in p.lead)
     words += ["int8"] * (p.anchor.name == "linear_int8") + ["bf16"] * p.rounded
     return "_".join(words)
-
-
-def _live(p: Product, text: KernelText) -> str:
-    """How many rows there are to compute, as an expression."""
-    if any(isinstance(b.end, Cached | Rounded) for b in p.branches):
-        return "step.live"  # whatever a damaged plan makes its rows of: others have no position
-    return text.count(p.rows) if p.taken is None else str(p.anchor.result.type.shape[0])
-
-
-def _weights(p: Product, text: KernelText) -> tuple[str, int]:
-    """Declares the weights; their variable, and how many elements a chunk of 16 bytes has."""
-    k = p.depth
-    if p.anchor.name == "linear_int8" or (p.conversion is not None and p.conversion.name == "dequantize"):
-        q, scale = p.matrix
-        group = (p.conversion or p.anchor).attrs["group"]
-        flat, whole = len(scale.type.shape) == 1, str(k % 16 == 0).lower()
-        kind = C_TYPES[scale.type.dtype]
-        if p.conversion is None:
-            kind = f"Dynamic<{kind}, {group}, {whole}>"
-        else:
-            kind = f"Groups<{kind}, {group}, {str(flat).lower()}, {whole}>"
-        text.line(f"const {kind} weights{{{text.whole(q, 'q')}, {text.whole(scale, 'scale')}, {k}}};")
-        return "weights", 16
-    w = p.conversion.operands[0] if p.conversion is not None else p.anchor.operands[1]
-    size = _BYTES[w.type.dtype]
-    whole = str(k * size % 16 == 0).lower()
-    text.line(f"const Dense<{C_TYPES[w.type.dtype]}, {whole}> weights{{{text.whole(w, 'w')}, {k}}};")
-    return "weights", 16 // size
-
-
-def _source(p: Product, text: KernelText) -> None:
-    """A lambda that gives the address of activation row t."""
-    index = "t" if p.taken is None else f"clip({text.given(p.taken, 't')}, {text.count(p.rows)})"
-    text.line(f"const auto source = [&](int t) {{ return {text.row(p.rows, 'x', index)}; }};")
-
-
-def _lead(p: Product, text: KernelText) -> str:
-    """What is done to a row before the product, as an expression."""
-    for op in p.lead:
-        if op.name == "rmsnorm":
-            return f"Norm{{{text.whole(op.operands[1], 'gain')}, {number(op.attrs['eps'])}}}"
-    return "AsTheyAre{}"
 
 
 def _up(n: int, to: int) -> int:
