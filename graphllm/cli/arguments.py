@@ -32,6 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     _emit(commands.add_parser("emit", help="write a C++ program that generates text with a plan"))
     _verify(commands.add_parser("verify", help="check a plan whole: every digest, its IR, its code"))
     _eval(commands.add_parser("eval", help="perplexity, divergence from another plan, multiple choice"))
+    _bench(commands.add_parser("bench", help="prompt and generation speeds, of one model or two turn by turn"))
     _check(commands.add_parser("check", help="whether a plan or a checkpoint fits in some memory, to the byte"))
     _doctor(commands.add_parser("doctor", help="what this machine offers each target, and what would fix each lack"))
     _cache(commands.add_parser("cache", help="list or clear the plans that run has kept"))
@@ -257,6 +258,29 @@ def _eval(p: argparse.ArgumentParser) -> None:
     p.add_argument("--json", action="store_true", help="the same as data")
     _device(p)
     _model_options(p)
+
+
+def _bench(p: argparse.ArgumentParser) -> None:
+    p.description = "Times prompts (pp) and generation (tg); numbers may be lists, as -p 128,512."
+    _model(p, "model", "a plan or a checkpoint; demo: our own")
+    p.add_argument("-p", "--prompt", type=_list, metavar="N", help="tokens of a prompt, 0: none (default: 512)")
+    p.add_argument("-n", "--generate", type=_list, metavar="N", help="tokens to generate, 0: none (default: 128)")
+    p.add_argument("-b", "--batch", type=_list, metavar="B", help="sequences generated side by side (default: 1)")
+    p.add_argument("-d", "--depth", type=_list, metavar="N", help="tokens in the cache before it starts (default: 0)")
+    p.add_argument("-r", "--rounds", type=int, default=5, metavar="N", help="(default: %(default)s)")
+    p.add_argument("--against", metavar="PLAN", help="another model, timed turn by turn with the first")
+    form = p.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="the same as data")
+    form.add_argument("--markdown", action="store_true", help="the table in Markdown")
+    _device(p)
+    _model_options(p)
+
+
+def _list(text: str) -> list[int]:
+    return [_whole(part) for part in text.split(",")]
+
+
+_list.__name__ = "list of whole numbers"
 
 
 def _check(p: argparse.ArgumentParser) -> None:
