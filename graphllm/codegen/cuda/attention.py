@@ -9,8 +9,14 @@ from graphllm.codegen.text import KernelText
 from graphllm.errors import PlanError
 from graphllm.ir.core import Operation
 
-KEYS = 32  # of attention.cuh
-THREADS, MANY_THREADS = 128, 256
+KEYS, WARPS = 32, 4  # of attention.cuh
+MANY_THREADS = 256
+MOST_TOGETHER = 8  # query heads whose results a block holds in registers
+
+
+def together(group: int) -> int:
+    """Query heads, of those that share a head of keys, that a block deals with."""
+    return max(n for n in range(1, MOST_TOGETHER + 1) if group % n == 0)
 
 
 def write_attention(op: Operation, text: KernelText) -> Part:
@@ -36,15 +42,16 @@ def write_attention(op: Operation, text: KernelText) -> Part:
         floats = tile * (2 * d + 1 + KEYS + 3) + KEYS * (d + 1)
         grid = heads, -(-rows // tile)
         return Part("attention_many", text, grid, MANY_THREADS, 4 * floats, "attention_many.cuh", cached=cached)
-    group, chunks, need = heads // kv_heads, chunks_of(rows, context), scratch_bytes(op)
+    group, chunks, need = together(heads // kv_heads), chunks_of(rows, context), scratch_bytes(op)
     if need and (op.scratch is None or op.scratch[1] < need):
         what = f"{op.name} giving {op.result.ref}"
         raise PlanError(f"{what}: expected {need} bytes of scratch, got {op.scratch}")
     parts = "scratch, counts" if need else "nullptr, nullptr"
-    text.line(f"attention<{d}>({arguments}, {chunks.keys}, {parts}, room);")
-    floats = 2 * group * d + KEYS * (d + 1) + group * KEYS + 3 * group + 1
-    part = Part("attention", text, (rows * kv_heads, chunks.most), THREADS, 4 * floats, "attention.cuh", cached=cached)
+    text.line(f"attention<{d}, {group}>({arguments}, {chunks.keys}, {parts}, room);")
+    floats = group * -(-d // 4) * 4 + WARPS * group * (d + 2 + KEYS) + 1
+    grid = rows * heads // group, chunks.most
+    part = Part("attention", text, grid, 32 * WARPS, 4 * floats, "attention.cuh", cached=cached)
     if need:
         text.shared = op.scratch
-        part.chunked, part.scratch, part.counts = True, True, 4 * rows * kv_heads
+        part.chunked, part.scratch, part.counts = True, True, 4 * grid[0]
     return part

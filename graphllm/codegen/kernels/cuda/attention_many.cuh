@@ -35,7 +35,7 @@ __device__ inline void attention_many(const Step& step, const float* q, const Ca
         out[i] = 0;
     }
     for (int r = threadIdx.x; r < ROWS; r += MANY_THREADS) {
-        most[r] = -1e30f;
+        most[r] = LOWEST;
         total[r] = 0;
     }
     // Tiles are cut at multiples of KEYS, whatever the rows: so a row's rounding does not depend on its neighbours.
@@ -45,7 +45,7 @@ __device__ inline void attention_many(const Step& step, const float* q, const Ca
         sync_block();
         for (int i = threadIdx.x; i < ROWS * KEYS; i += MANY_THREADS) {
             const int j = i % KEYS, r = i / KEYS, p = start + r;
-            float sum = -1e30f;
+            float sum = LOWEST;
             if (r < rows && j0 + j <= p && j0 + j >= first_of(p)) {
                 sum = 0;
                 for (int e = 0; e < D; ++e) sum = fmaf(query[r * (D + 1) + e], tile[j * (D + 1) + e], sum);
