@@ -177,7 +177,7 @@ def _meet(a: Value, b: Value) -> bool:
 
 
 def _launches(unit: _Unit, function: Function, together: Sequence[tuple[int, Part]]) -> list[Launch]:
-    """Lone kernels as one launch."""
+    """Lone kernels as one launch: along y, each has blocks of its own."""
     if len(together) < 2:
         return [_launch(unit, function, i, part) for i, part in together]
     parts = [part for _, part in together]
@@ -186,30 +186,26 @@ def _launches(unit: _Unit, function: Function, together: Sequence[tuple[int, Par
     inner: list[str] = []
     calls: list[str] = []
     declared: list[str] = []
-    first = 0
     for i, part in enumerate(parts):
         inner.append(wrapped(f"static __device__ void {part.stem}_{i}(", ["const Step& step", *part.declared], ") {"))
         inner += ["    using namespace by_block;", *part.text.lines, "}", ""]
         given = [f"{p.name}_{i}" for p in part.text.parameters]
         declared += [f"{p.declared}_{i}" for p in part.text.parameters]
-        step = f"Step(words, blockIdx.x - {first}, {part.grid[0]})"
-        call = wrapped(f"{part.stem}_{i}(", [step, *given, "words"], ");")
-        last = i == len(parts) - 1
-        first += part.grid[0]
-        calls.append(f"    {'else ' if i else ''}{'' if last else f'if (blockIdx.x < {first}) '}{call}")
+        calls.append(wrapped(f"    if (blockIdx.y == {i}) {part.stem}_{i}(", ["step", *given, "words"], ");"))
     declared.append("const int* words")
     key = ("\n".join(inner), "\n".join(calls), ", ".join(declared))
     name, new = unit.name(stem, key)
     if new:
         head = wrapped(_head(name, LONE_THREADS), declared, ") {")
         body = [f"namespace {name}_parts {{", "", *inner, "}", "", head, f"    using namespace {name}_parts;"]
-        body += ["    let_consumers_start();", *calls, "}"]
+        body += ["    const Step step(words, blockIdx.x, gridDim.x);", "    let_consumers_start();", *calls, "}"]
         unit.texts[name] = _kernel(name, LONE_HEADER, ir, body)
     pointers = tuple(unit.pointer(p.root) for part in parts for p in part.text.parameters)
     accesses = tuple(a for i, part in together for a in _accesses(unit, function.ops[i], part))
     what = ", ".join(part.stem for part in parts)
     arguments = (*pointers, Pointer("step"))
-    return [Launch(name, (first, 1), LONE_THREADS, LONE_SHARED, arguments, accesses, what=what, op=together[0][0])]
+    grid = max(part.grid[0] for part in parts), len(parts)
+    return [Launch(name, grid, LONE_THREADS, LONE_SHARED, arguments, accesses, what=what, op=together[0][0])]
 
 
 def _launch(unit: _Unit, function: Function, index: int, part: Part) -> Launch:

@@ -48,7 +48,7 @@ def _few(p: Product, text: KernelText, rows: int) -> Part:
     split = 1
     while not dynamic and split < WARPS and columns * split * 2 <= WARPS * each and chunks >= 64 * split:
         split *= 2
-    depth = min(4 if rows == 1 else 2, ceil(chunks / (32 * split)))
+    depth = min(4 if rows == 1 and not dynamic else 2, ceil(chunks / (32 * split)))
     declare_source(p, text)
     lead = lead_of(p, text)
     Finish(p, text, unit).write()
