@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphllm.compiler.native.simulated import simulated
-from graphllm.runtime.cuda.simulator import Simulator
 from numpy.typing import NDArray
 
 from graphllm.codegen.cuda.generate import generate
 from graphllm.codegen.cuda.target import CUDA
+from graphllm.compiler.native.simulated import simulated
 from graphllm.compiler.native.toolchain import compiler_command
 from graphllm.ir.core import Module
 from graphllm.plan.launch import HEADER_WORDS, Launch, Pointer, Program
 from graphllm.runtime.cuda.driver import Address, Reach, Resolved
+from graphllm.runtime.cuda.simulator import Simulator
 from tests.lowered_models import Lowered, Storage, lowered
 
 Array = NDArray[Any]

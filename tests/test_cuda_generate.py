@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from graphllm.compiler.native.simulated import HEADERS
 
 from graphllm.codegen.cuda import attention, linear, target
 from graphllm.codegen.cuda import generate as generator
 from graphllm.codegen.cuda.generate import generate
 from graphllm.codegen.cuda.target import CUDA
+from graphllm.compiler.native.simulated import HEADERS
 from graphllm.errors import PlanError
 from graphllm.ir.parser import parse_module
 from graphllm.ir.printer import print_module
