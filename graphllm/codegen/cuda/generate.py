@@ -28,7 +28,7 @@ from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
 from graphllm.ir.opdef import lookup
 from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.printer import print_operation
-from graphllm.plan.launch import Access, Kernel, Launch, Pointer, Program, Stream
+from graphllm.plan.launch import HEADER_WORDS, Access, Kernel, Launch, Pointer, Program, Stream
 
 LONE_THREADS: Final = 256
 LONE_HEADER: Final = "lone.cuh"
@@ -201,7 +201,7 @@ def _launches(unit: _Unit, function: Function, together: Sequence[tuple[int, Par
         body += ["    const Step step(words, blockIdx.x, gridDim.x);", "    let_consumers_start();", *calls, "}"]
         unit.texts[name] = _kernel(name, LONE_HEADER, ir, body)
     pointers = tuple(unit.pointer(p.root) for part in parts for p in part.text.parameters)
-    accesses = tuple(a for i, part in together for a in _accesses(unit, function.ops[i], part))
+    accesses = tuple(a for i, part in together for a in _accesses(unit, function, function.ops[i], part))
     what = ", ".join(part.stem for part in parts)
     arguments = (*pointers, Pointer("step"))
     grid = max(part.grid[0] for part in parts), len(parts)
@@ -231,7 +231,7 @@ def _launch(unit: _Unit, function: Function, index: int, part: Part) -> Launch:
         ]
         unit.texts[name] = _kernel(name, part.header, print_operation(op, indent=""), body)
     arguments = [unit.pointer(p.root) for p in text.parameters]
-    accesses = _accesses(unit, op, part)
+    accesses = _accesses(unit, function, op, part)
     if part.scratch:
         assert text.shared is not None
         arguments.append(Pointer("arena", 0, text.shared[0]))
@@ -253,7 +253,7 @@ def _launch(unit: _Unit, function: Function, index: int, part: Part) -> Launch:
     )
 
 
-def _accesses(unit: _Unit, op: Operation, part: Part) -> tuple[Access, ...]:
+def _accesses(unit: _Unit, function: Function, op: Operation, part: Part) -> tuple[Access, ...]:
     body = op.body.ops if op.body is not None else (op,)
     gathered = {id(v): o.result.type for o in body if o.name == "embed" for v in o.operands[1:]}
     written = {id(v): o.operands[1].type for o in body if o.name == "kv_write" for v in (o.operands[0], o.result)}
@@ -273,7 +273,7 @@ def _accesses(unit: _Unit, op: Operation, part: Part) -> tuple[Access, ...]:
         out.append(Access(Pointer("arena", 0, place), size, 0 if part.counts else size, stages or bool(part.counts)))
     if part.counts:
         out.append(Access(Pointer("memory", 0, _COUNTS), part.counts, 0, True))
-    out.append(Access(Pointer("step"), 4 * 16, 0))
+    out.append(Access(Pointer("step"), 4 * (HEADER_WORDS + 3 * row_count(function)), 0))
     return tuple(out)
 
 

@@ -17,7 +17,7 @@ from graphllm.errors import DeviceError
 from graphllm.ir.core import Module
 from graphllm.plan.launch import Launch, Pointer, Program
 from graphllm.plan.place import size_text
-from graphllm.runtime.cuda.driver import Address, Driver, Resolved
+from graphllm.runtime.cuda.driver import Address, Driver, Reach, Resolved
 
 ALIGNMENT: Final = 256
 _SPARE: Final = 96 << 20  # for the driver: kernels, graphs, stacks of threads
@@ -113,7 +113,8 @@ class Places:
         """A launch with its addresses, for a step of so many chunks of keys."""
         grid = (launch.grid[0], chunks) if launch.chunked else launch.grid
         arguments = tuple(self.address(p) for p in launch.arguments)
-        return Resolved(launch.kernel, grid, launch.block, launch.shared, arguments)
+        reach = tuple(Reach(self.address(a.pointer), a.size, a.written) for a in launch.accesses)
+        return Resolved(launch.kernel, grid, launch.block, launch.shared, arguments, reach)
 
 
 def offsets(sizes: Sequence[int]) -> tuple[int, ...]:

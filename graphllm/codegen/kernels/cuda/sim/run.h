@@ -112,7 +112,7 @@ inline Block* begin_block(Machine& m, Grid& grid, unsigned number) {
     for (unsigned w = 0; w < b->warp_count; ++w) {
         Warp& warp = b->warps[w];
         warp.alive = ~0u;
-        warp.ready = warp.at_warp = warp.at_block = warp.at_wait = warp.turn = warp.epoch = 0;
+        warp.ready = warp.at_warp = warp.at_block = warp.at_wait = warp.turn = warp.epoch = warp.meetings = 0;
         warp.took_part[0] = warp.took_part[1] = 0;
         warp.meeting = nullptr;
         make_ready(*b, w, ~0u);

@@ -60,6 +60,7 @@ inline void release_warp(Block& b, unsigned warp) {
     w.at_warp = 0;
     w.meeting = nullptr;
     w.turn ^= 1;
+    ++w.meetings;
     w.took_part[w.turn] = 0;
     make_ready(b, warp, lanes);
 }

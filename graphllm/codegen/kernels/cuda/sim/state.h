@@ -77,6 +77,7 @@ struct Warp {
     unsigned at_wait = 0;    // wait for other launches
     unsigned turn = 0;       // of ``values``: the lanes of one meeting read while the first of the next write
     unsigned epoch = 0;      // meetings that order memory
+    unsigned meetings = 0;   // all
     const char* meeting = nullptr;
     Site site{};
     unsigned long long values[2][LANES];

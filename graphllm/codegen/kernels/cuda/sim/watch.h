@@ -3,7 +3,8 @@
 // The compiler reports accesses (-fsanitize=thread, whose own runtime is not linked; hooks.h takes its place). Beside each
 // four bytes a cell holds who wrote them last and who has read them since. Two accesses are ordered by
 //
-//     sync_block, within a block         sync_warp, within a warp (a shuffle exchanges values and orders no memory)
+//     sync_block, within a block         sync_warp, within a warp
+//     shuffle and mma, within a warp, but for reads before them alone: what was written before may not be seen after
 //     fence, atomic, atomic, fence       from one block of a launch to another
 //     wait_for_producers                 from launch to launch
 //
@@ -77,12 +78,18 @@ inline std::string access_words(const Block& b, const unsigned char* at, unsigne
     return format("%s %u bytes at ", write ? "writes" : "reads", n) + words(place) + ", " + name_of(b, at);
 }
 
-// Whether ``t`` may rely on what happened there. ``what`` is a write, or reads.
-inline bool ordered(const Trace& what, const Thread& t, const Block& b) {
+// Meetings of a thread's warp so far that order what it did before them.
+inline unsigned meetings(const Thread& t, const Block& b, bool write) {
+    const Warp& w = b.warps[t.index / LANES];
+    return write ? w.epoch : w.meetings;
+}
+
+// Whether ``t`` may rely on what happened there: a write, or reads.
+inline bool ordered(const Trace& what, bool write, const Thread& t, const Block& b) {
     if (what.serial == b.serial) {
         if (what.epoch < b.epoch) return true;
         const bool same_warp = !(what.flags & WARPS_OF) && what.thread / LANES == t.index / LANES;
-        if (same_warp && what.warp_epoch < b.warps[t.index / LANES].epoch) return true;
+        if (same_warp && what.warp_epoch < meetings(t, b, write)) return true;
         return !(what.flags & MANY) && what.thread == t.index;
     }
     if (what.serial < machine->run_first) return true;
@@ -120,13 +127,13 @@ inline bool ordered(const Trace& what, const Thread& t, const Block& b) {
 
 inline void look(Cell& c, uint8_t bytes, Thread& t, Block& b, const unsigned char* at, unsigned n, bool write, uint8_t flags,
                  Place place) {
-    const Trace own{b.serial, b.epoch, b.warps[t.index / LANES].epoch, code_at(place.pc), uint16_t(t.index), bytes, flags};
+    const Trace own{b.serial, b.epoch, meetings(t, b, write), code_at(place.pc), uint16_t(t.index), bytes, flags};
     if (c.write.serial && (c.write.bytes & bytes)) {
         if ((c.write.flags & ON_ITS_WAY) && c.write.serial == b.serial)
             fail(access_words(b, at, n, write, place) + ": a copy to there is on its way; copies_wait comes before");
         const bool both_atomic = (c.write.flags & ATOMIC) && (flags & ATOMIC);
         const bool unclear = (c.write.flags & MANY) && c.write.serial == b.serial;
-        if (!both_atomic && !unclear && !ordered(c.write, t, b)) race(c.write, true, at, n, write, place);
+        if (!both_atomic && !unclear && !ordered(c.write, true, t, b)) race(c.write, true, at, n, write, place);
     }
     if (!write) {
         Trace& r = c.read;
@@ -142,7 +149,7 @@ inline void look(Cell& c, uint8_t bytes, Thread& t, Block& b, const unsigned cha
         }
         return;
     }
-    if (c.read.serial && (c.read.bytes & bytes) && !ordered(c.read, t, b)) {
+    if (c.read.serial && (c.read.bytes & bytes) && !ordered(c.read, false, t, b)) {
         const bool halves = bytes != 0xF && c.read.bytes != bytes;  // another may have read the other half
         if (!halves) race(c.read, false, at, n, write, place);
     }
@@ -264,7 +271,7 @@ inline void copy_arrived(Cell* cells, size_t offset) {
     Block& b = *t.block;
     for (unsigned i = 0; i < 4; ++i) {
         Trace& w = cells[offset / 4 + i].write;
-        w = {b.serial, b.epoch, b.warps[t.index / LANES].epoch, w.code, uint16_t(t.index), 0xF, 0};
+        w = {b.serial, b.epoch, meetings(t, b, true), w.code, uint16_t(t.index), 0xF, 0};
     }
 }
 
