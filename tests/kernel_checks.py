@@ -128,7 +128,7 @@ KERNELS: tuple[tuple[str, Storage, str], ...] = (
     ("odd_sizes", "f32", "f32"),
     ("odd_interleaved", "flat", "f16"),
     ("qk_norm_bias_interleaved", "int8", "f32"),
-    ("window_mixed", "bf16", "f16"),
+    ("window_mixed", "bf16", "bf16"),
     ("everything", "f32", "f32"),
     ("everything", "bf16", "f16"),
     ("everything", "f16", "f32"),

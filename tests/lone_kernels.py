@@ -21,7 +21,7 @@ from graphllm.ir.types import NUMPY_DTYPES, DType, TensorType
 Array = NDArray[Any]
 TOLERANCE = 2e-5  # of the largest result: f32 rounding over sums of at most a few hundred terms
 FLIP_TOLERANCE = 2e-3  # an activation that falls between two int8 may go to the one in f32 and to the other in f64
-F16_TOLERANCE = 1e-3  # one unit of an f16 that a value was rounded to
+ROUNDED = {"f16": 1e-3, "bf16": 2**-7}  # one unit of what a value was rounded to
 
 
 def fresh(rng: np.random.Generator, type_: TensorType) -> Array:
@@ -66,7 +66,7 @@ def close(got: Array, want: Array, dtype: DType, what: str) -> None:
     if dtype == "i32":
         np.testing.assert_array_equal(got, want)
         return
-    tolerance = FLIP_TOLERANCE if "linear_int8" in what else F16_TOLERANCE if dtype in ("f16", "bf16") else TOLERANCE
+    tolerance = FLIP_TOLERANCE if "linear_int8" in what else ROUNDED.get(dtype, TOLERANCE)
     bound = tolerance * max(np.abs(want[seen]).max(initial=0), 1e-3)
     worst = np.abs(got.astype(np.float64) - want)[seen].max(initial=0)
     assert worst <= bound, f"{what}: off by {worst}, bound {bound}"
@@ -179,6 +179,7 @@ LONE: dict[str, Callable[[Lone], Any]] = {
     "attention": _attention("f32", 0),
     "attention f16": _attention("f16", 0),
     "attention window": _attention("f32", 7),
+    "attention bf16": _attention("bf16", 0),
     "attention f16 window": _attention("f16", 1),
     "attention wide window": _attention("f32", 53),
     "attention_int8": _attention("i8", 0),
@@ -199,6 +200,7 @@ LONE: dict[str, Callable[[Lone], Any]] = {
     "embed": lambda s: ops.embed(s.ids, s.weight(1031, 48)),
     "kv_write": lambda s: ops.kv_write(s.cache("k", "f32"), s.x(s.t, 1, 24), s.pos, s.slot),
     "kv_write f16": lambda s: ops.kv_write(s.cache("k", "f16"), s.x(s.t, 1, 24), s.pos, s.slot),
+    "kv_write bf16": lambda s: ops.kv_write(s.cache("k", "bf16"), s.x(s.t, 1, 24), s.pos, s.slot),
     "kv_write int8": lambda s: tuple(
         ops.kv_write(cache, row, s.pos, s.slot)
         for cache, row in zip(

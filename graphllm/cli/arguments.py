@@ -88,7 +88,7 @@ def _model_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--slots", type=_whole, default=0, metavar="B", help="sequences held at once (default: 1)")
     p.add_argument(
         "--kv",
-        choices=["f32", "f16", "int8"],
+        choices=["f32", "f16", "bf16", "int8"],
         help="what the KV cache stores, int8 with a scale for each head (default: f16 on cpu, f32 on numpy)",
     )
     p.add_argument(
@@ -234,7 +234,9 @@ def _emit(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--context", type=_whole, default=0, metavar="S", help="positions of the KV cache (default: the plan's)"
     )
-    p.add_argument("--kv", choices=["f32", "f16", "int8"], help="what the KV cache stores (default: as the plan)")
+    p.add_argument(
+        "--kv", choices=["f32", "f16", "bf16", "int8"], help="what the KV cache stores (default: as the plan)"
+    )
     p.add_argument("-q", "--quiet", action="store_true", help="no progress, no last line")
 
 

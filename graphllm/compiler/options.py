@@ -24,7 +24,7 @@ class Options:
     Attributes:
         context: positions of the KV cache; 0 = the model's own, at most 4096.
         slots: sequences it holds at once.
-        kv_dtype: f32, f16 or i8 (with a scale for each head and position), what it stores.
+        kv_dtype: f32, f16, bf16 or i8 (with a scale for each head and position), what it stores.
         dtype: what matrices are stored in (f32, f16, bf16); None keeps the checkpoint's.
         quantize: how matrices are rounded to int8, None to leave them floats. ``dtype`` is then that of kept ones.
         overrides: what the checkpoint does not say, or says wrong.

@@ -17,7 +17,7 @@ from graphllm.ir.builder import Builder
 from graphllm.ir.core import Function, Module, State, Value, Weight
 from graphllm.ir.types import DType, TensorType
 
-KV_DTYPES: Final[tuple[DType, ...]] = ("f32", "f16", "i8")
+KV_DTYPES: Final[tuple[DType, ...]] = ("f32", "f16", "bf16", "i8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Steps:
 
     context: int  # S: positions of the KV cache
     slots: int = 1  # B: sequences it holds
-    kv_dtype: DType = "f32"  # or f16, or i8 with a scale for each head and position
+    kv_dtype: DType = "f32"  # or f16, bf16, or i8 with a scale for each head and position
     prefill: tuple[int, ...] = (8, 32, 128, 512)
     score: int = 32
 

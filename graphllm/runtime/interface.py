@@ -7,7 +7,7 @@ other functions, inputs of other types, caches of two sizes. Whoever wrote it ge
     decode_N, 2 <= N <= B      a row a sequence     independent    ids, pos, slot          -> logits [N,V]
     prefill_N, N <= S          a piece of a prompt  consecutive    ids, pos, slot, rows    -> logits [1,V]
     score_N, N <= S            the same, all rows   consecutive    ids, pos, slot          -> logits [N,V]
-    states                     the KV cache         f32, f16 or i8 [B,K,S,d], one B and one S for all
+    states                     the KV cache         f32, f16, bf16 or i8 [B,K,S,d], one B and one S for all
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def _caches(module: Module, where: str) -> tuple[int, int]:
     sizes: tuple[int, int] | None = None
     for state in module.states.values():
         t, at = state.type, f"{where}: state {state.ref}"
-        if len(t.shape) != 4 or t.dtype not in ("f32", "f16", "i8"):
-            raise PlanError(f"{at}: expected a KV cache, f32, f16 or i8 [B,K,S,d], got {t}")
+        if len(t.shape) != 4 or t.dtype not in ("f32", "f16", "bf16", "i8"):
+            raise PlanError(f"{at}: expected a KV cache, f32, f16, bf16 or i8 [B,K,S,d], got {t}")
         own = t.shape[0], t.shape[2]
         if own[0] > MAX_SLOTS or own[1] > MAX_CONTEXT:
             raise PlanError(f"{at}: expected at most {MAX_SLOTS} slots and {MAX_CONTEXT} positions, got {t}")
