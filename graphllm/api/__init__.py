@@ -64,8 +64,8 @@ def compile(
         tokenizer: its tokenizer, when that does not lie beside it. A model may have none.
         context: positions S of the KV cache, f32 or f16 [slots,K,S,d] twice a layer; 0 = the model's own, at most 4096.
         slots: sequences held at once.
-        kv_dtype: f32, f16, bf16 or i8 (with a scale for each head and position), what the KV cache stores; None = f16 for
-            cpu, f32 for numpy.
+        kv_dtype: f32, f16, bf16 or i8 (with a scale for each head and position), what the KV cache stores; None = f16
+            for cpu, f32 for numpy.
         dtype: f32, f16 or bf16, what matrices are stored in; None keeps the checkpoint's. Arithmetic is f32.
         quantize: ``int8`` rounds matrices to int8 groups of 64, ``int8-dynamic`` activations too, as they are
             multiplied; a ``Quantization`` says more. ``dtype`` is then that of the matrices that are kept.
