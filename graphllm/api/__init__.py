@@ -12,6 +12,7 @@ can do, ``plan`` what can be seen of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from graphllm.compiler.compile import Progress
     from graphllm.compiler.options import Options
     from graphllm.compiler.quality import TextCost
-    from graphllm.compiler.targets import TargetName
+    from graphllm.compiler.targets import DeviceName, TargetName
     from graphllm.frontends.overrides import Overrides
     from graphllm.ir.core import Module
     from graphllm.ir.types import DType
@@ -50,6 +51,7 @@ def compile(
     quantize: Quantization | Mode | None = None,
     overrides: Overrides | None = None,
     target: TargetName | None = None,
+    archs: Sequence[str] = (),
     measure: bool = False,
     calibrate: PathLike | None = None,
     dump_ir: PathLike | None = None,
@@ -70,7 +72,10 @@ def compile(
         quantize: ``int8`` rounds matrices to int8 groups of 64, ``int8-dynamic`` activations too, as they are
             multiplied; a ``Quantization`` says more. ``dtype`` is then that of the matrices that are kept.
         overrides: norm eps, RoPE and the like where the checkpoint does not say (``frontends.overrides``).
-        target: ``cpu`` (native code) or ``numpy``; None = cpu where there is a C++ compiler. A plan runs on either.
+        target: ``cpu`` (native code), ``numpy`` or ``cuda``; None = cpu where there is a C++ compiler. A plan runs
+            on any of them.
+        archs: for cuda, architectures that the plan is to carry machine code for: ``sm_90``, ``sm_86`` … It is run only
+            where ``load`` is told to trust it.
         measure: find the error of every tensor that ``quantize`` rounds, for ``Plan.report["quality"]``.
         calibrate: a UTF-8 text on which the rounded model is compared with the one that is not (KL divergence, top-1
             agreement, perplexity of both); ``measure`` goes with it. Both models are written to a folder beside the
@@ -86,7 +91,7 @@ def compile(
         GraphLLMError: the base of these; by itself, an option out of range or a cache that cannot be used.
         All in one line; whatever ends it, no part of a plan is left behind and an older one stays as it was.
     """
-    options = _options(context, slots, kv_dtype, dtype, quantize, overrides, target)
+    options = replace(_options(context, slots, kv_dtype, dtype, quantize, overrides, target), archs=tuple(archs))
     source, vocabulary = source_of(path), Path(tokenizer) if tokenizer is not None else None
     place = Path(out) if out is not None else None
     dump = Path(dump_ir) if dump_ir is not None else None
@@ -107,10 +112,11 @@ def load(
     dtype: DType | None = None,
     quantize: Quantization | Mode | None = None,
     overrides: Overrides | None = None,
-    device: TargetName | None = None,
+    device: str | None = None,
     threads: int = 0,
     expand: Expand = "auto",
     verify: Verify = "auto",
+    trust_code: bool = False,
     progress: Progress | None = None,
     say: Say = lambda line: None,
 ) -> Model:
@@ -123,36 +129,39 @@ def load(
             does a plan that was made for another device or by another version of graphllm.
         kv_dtype: as for ``compile``; None keeps a plan's own.
         dtype, quantize, overrides: as for ``compile``, and only for a checkpoint: a plan's weights are what they are.
-        device: ``cpu`` or ``numpy``; None = cpu where native code can be had, and it is built once and kept.
+        device: ``cpu``, ``numpy``, ``cuda`` (``cuda:1`` for another GPU than the first) or ``cuda-sim``, a GPU played
+            by the CPU; None = cpu where native code can be had, and it is built once and kept.
         threads: how many compute on cpu; 0 = one for each physical core. No result depends on it.
         expand: on numpy, whether 16-bit weights are expanded to f32 once (``always``, int8 groups too), converted as
             they are read (``never``), or expanded where memory allows (``auto``).
         verify: hash all weights first (``all``), only those of plans under 64 MiB (``auto``), or ``none``.
+        trust_code: run machine code that the plan carries, on cuda, rather than compile what it was compiled from.
         progress: called with (what, done, total), when something must be compiled.
         say: is told in one line what was done without being asked for.
 
     Raises:
         CheckpointError, TokenizerError: as for ``compile``.
         PlanError: the plan is damaged, too new, or describes something that is not a model.
-        NativeError: ``cpu`` was asked for and there is no C++ compiler, or it fails.
+        NativeError: ``cpu`` was asked for and there is no C++ compiler, ``cuda`` and there is no NVRTC, or it fails.
+        DeviceError: no driver, no GPU, one that kernels are not made for, or too little memory on it.
         RunError: the caches do not fit in memory, or an option is for checkpoints only.
         GraphLLMError: the base of these; by itself, an option out of range or a cache folder that cannot be used.
     """
-    from graphllm.compiler.targets import resolve
+    from graphllm.compiler.targets import resolve_device, target_of
 
     for name, allowed, given in (("expand", get_args(Expand), expand), ("verify", get_args(Verify), verify)):
         if given not in allowed:
             raise RunError(f"{name}: {given!r}; expected {', '.join(allowed)}")
-    source, (chosen, why) = source_of(path), resolve(device)
+    source, (chosen, number, why) = source_of(path), resolve_device(device)
     checkpoint = not is_plan(source)
     if checkpoint:
-        options = _options(context, slots or 1, kv_dtype, dtype, quantize, overrides, chosen)
+        options = _options(context, slots or 1, kv_dtype, dtype, quantize, overrides, target_of(chosen))
         source, tokenizer, verify = _plan_of(source, tokenizer, options, verify, progress), None, "none"
         context, slots, kv_dtype = 0, 0, None  # the plan has them
     elif dtype is not None or quantize is not None or (overrides is not None and overrides.given()):
         raise RunError(f"{source}: a plan; dtype, quantize and overrides are for checkpoints, compile that with them")
     file = PlanFile.open(source, verify=verify)
-    link = _Link(file, context, slots, kv_dtype, expand, threads, tokenizer, say)
+    link = _Link(file, context, slots, kv_dtype, expand, threads, tokenizer, say, number, trust_code)
     try:
         model = link.model(chosen)
         if why:
@@ -180,21 +189,34 @@ class _Link:
     threads: int
     tokenizer: PathLike | None
     say: Say
+    number: int
+    trust_code: bool
 
-    def model(self, target: TargetName) -> Model:
+    def model(self, name: DeviceName) -> Model:
         """The plan as it was lowered where that will do, or else lowered again, here and now."""
+        from graphllm.compiler.targets import target_of
+
+        target = target_of(name)
         plan, wanted = Plan(self.file), Wanted(self.file, self.context, self.slots, self.kv_dtype, self.say)
         if (module := wanted.own(target)) is not None:
             try:
-                return Model(plan, module, self.device(module, target), self.tokenizer)
+                return Model(plan, module, self.device(module, name), self.tokenizer)
             except LoweredForOther:
                 pass
         module = wanted.again(target)
-        return Model(plan, module, self.device(module, target), self.tokenizer)
+        return Model(plan, module, self.device(module, name), self.tokenizer)
 
-    def device(self, module: Module, target: TargetName) -> Device:
-        if target == "numpy":
+    def device(self, module: Module, name: DeviceName) -> Device:
+        if name == "numpy":
             return link_numpy(self.file, module, self.expand)
+        if name == "cuda":
+            from graphllm.compiler.link_cuda import link_cuda
+
+            return link_cuda(self.file, module, number=self.number, trust_code=self.trust_code, say=self.say)
+        if name == "cuda-sim":
+            from graphllm.compiler.link_cuda import link_simulated
+
+            return link_simulated(self.file, module, say=self.say)
         from graphllm.compiler.link_cpu import link_cpu
 
         return link_cpu(self.file, module, self.threads, self.say)
@@ -276,7 +298,7 @@ def _text_cost(
         pair: list[Model] = []
         for how in (None, options.quantize):
             plan = Path(name) / f"{len(pair)}.gllm"
-            _compile(source, tokenizer, replace(options, quantize=how), plan, None, progress)
+            _compile(source, tokenizer, replace(options, quantize=how, archs=()), plan, None, progress)
             pair.append(load(plan, device=options.target, verify="none"))
         exact, rounded = pair
         if exact.tokenizer is None:

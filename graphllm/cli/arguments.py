@@ -61,7 +61,15 @@ def _compile(p: argparse.ArgumentParser) -> None:
     _model(p, "checkpoint", "a file or folder; its format is found by content; demo: our own")
     p.add_argument("-o", "--output", required=True, metavar="PLAN", help="the plan to write, as a rule *.gllm")
     p.add_argument(
-        "--target", choices=["cpu", "numpy"], help="what to lower it for (default: cpu where there is a C++ compiler)"
+        "--target",
+        choices=["cpu", "numpy", "cuda"],
+        help="what to lower it for (default: cpu where there is a C++ compiler)",
+    )
+    p.add_argument(
+        "--arch",
+        default="",
+        metavar="A,B",
+        help="with --target cuda: carry machine code for these GPUs, sm_90,sm_86; see run --trust-code",
     )
     p.add_argument("-q", "--quiet", action="store_true", help="no progress, no table")
     p.add_argument("--measure", action="store_true", help="with --quantize: find and keep the error of every tensor")
@@ -183,7 +191,10 @@ def _generation(p: argparse.ArgumentParser, temperature: float, max_tokens: int)
 
 
 def _device(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--device", metavar="NAME", help="cpu or numpy (default: cpu where there is a C++ compiler)")
+    p.add_argument(
+        "--device", metavar="NAME", help="cpu, numpy, cuda or cuda-sim (default: cpu where there is a C++ compiler)"
+    )
+    p.add_argument("--trust-code", action="store_true", help="on cuda: run machine code that the plan carries")
     p.add_argument(
         "--threads", type=_whole, default=0, metavar="N", help="on cpu (default: one for each physical core)"
     )
@@ -201,7 +212,12 @@ def _show(p: argparse.ArgumentParser) -> None:
     what = p.add_mutually_exclusive_group()
     what.add_argument("--stage", choices=["traced", "optimised", "lowered"], help="the IR at this stage")
     what.add_argument(
-        "--source", nargs="?", const="", choices=["", "cpu", "numpy"], metavar="TARGET", help="the generated source"
+        "--source",
+        nargs="?",
+        const="",
+        choices=["", "cpu", "numpy", "cuda"],
+        metavar="TARGET",
+        help="the generated source",
     )
     what.add_argument("--memory", action="store_true", help="the memory map of a function: address by time")
     p.add_argument("--function", metavar="NAME", help="only this function: decode, prefill_32 …")
@@ -217,7 +233,9 @@ def _opt(p: argparse.ArgumentParser) -> None:
     p.description = "Text IR in, text IR out. --list tells the passes."
     p.add_argument("input", nargs="?", default="-", help="a file of text IR, - for standard input (default)")
     p.add_argument("--passes", default="", metavar="A,B", help="passes to run, in this order")
-    p.add_argument("--target", choices=["cpu", "numpy"], default="numpy", help="whose templates (default: numpy)")
+    p.add_argument(
+        "--target", choices=["cpu", "numpy", "cuda"], default="numpy", help="whose templates (default: numpy)"
+    )
     p.add_argument("--dtype", choices=["f32", "f16", "bf16"], default="bf16", help="for the pass cast (default: bf16)")
     _quantization(p)
     p.add_argument("--verify", action="store_true", help="check the input's rules too, and say on stderr that all held")

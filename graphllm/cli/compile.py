@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from graphllm.cli.choices import compile_choices
 from graphllm.cli.terminal import Meter
@@ -12,7 +13,8 @@ def run(a: argparse.Namespace) -> int:
     from graphllm import api
 
     with Meter(quiet=a.quiet) as meter:
-        choices = {"target": a.target, "dump_ir": a.dump_ir, **compile_choices(a)}
+        archs = tuple(a.arch.split(",")) if a.arch else ()
+        choices: dict[str, Any] = {"target": a.target, "archs": archs, "dump_ir": a.dump_ir, **compile_choices(a)}
         choices |= {"measure": a.measure, "calibrate": a.calibrate}
         plan = api.compile(a.checkpoint, a.output, progress=meter, **choices)
     if not a.quiet:

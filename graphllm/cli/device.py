@@ -10,11 +10,7 @@ if TYPE_CHECKING:
 
 def named_device(name: str | None) -> tuple[TargetName, int]:
     """(target, number); the default target without a name. Raises GraphLLMError for one that there is not."""
-    from graphllm.compiler.targets import resolve
-    from graphllm.errors import GraphLLMError
+    from graphllm.compiler.targets import resolve_device, target_of
 
-    word, colon, number = (name or "").partition(":")
-    if colon and not (number.isascii() and number.isdigit() and len(number) < 4):
-        raise GraphLLMError(f"device {(name or '')[:40]!r}: expected a target, as cpu, or with a number, as cuda:0")
-    target, _ = resolve(word or None)
-    return target, int(number or 0)
+    device, number, _ = resolve_device(name)
+    return target_of(device), number

@@ -14,11 +14,9 @@ def load_model(a: argparse.Namespace, meter: Meter, *, other: str | None = None,
     """The model of the arguments, or another one on the same device, as it is; ``more`` goes to ``load``."""
     from graphllm import api
     from graphllm.cli.choices import load_choices
-    from graphllm.cli.device import named_device
     from graphllm.cli.terminal import say
 
     choices: dict[str, Any] = load_choices(a) if other is None else {}
-    if a.device is not None:
-        choices["device"] = named_device(a.device)[0]
+    choices |= {"device": a.device, "trust_code": a.trust_code}
     choices |= {"threads": a.threads, "expand": a.expand, "progress": meter, "say": say, **more}
     return api.load(other if other is not None else a.model, **choices)

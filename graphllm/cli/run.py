@@ -24,7 +24,14 @@ def run(a: argparse.Namespace) -> int:
     started = time.perf_counter()
     with Meter() as meter:
         model = api.load(
-            a.model, device=a.device, threads=a.threads, expand=a.expand, progress=meter, say=say, **load_choices(a)
+            a.model,
+            device=a.device,
+            threads=a.threads,
+            expand=a.expand,
+            trust_code=a.trust_code,
+            progress=meter,
+            say=say,
+            **load_choices(a),
         )
         limit = None if a.max_tokens == -1 else a.max_tokens
         answer = model.stream(prompt, max_tokens=limit, stop=a.stop, ignore_eos=a.ignore_eos, **sampler_choices(a))

@@ -122,9 +122,11 @@ def write(
 
     Raises:
         PlanError: it cannot be written.
+        NativeError: machine code was asked for, and NVRTC is not there or fails.
         CheckpointError: the checkpoint's files are not what they were when it was opened.
     """
     checkpoint, lowered = compiled.checkpoint, compiled.lowered
+    code = _machine_code(lowered, options.archs) if options.archs else {}
     stored = lowered.stored_weights()
     evaluate = weight_reader(compiled)
 
@@ -168,11 +170,22 @@ def write(
                 tokenizer=tokenizer,
                 weights=[TensorSpec(w.name, w.type.dtype, w.type.shape) for w in stored],
                 read_weight=read,
+                code=code,
                 progress=(lambda done, total: progress("writing", done, total)) if progress else None,
             )
         finally:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _machine_code(lowered: Module, archs: Sequence[str]) -> dict[str, bytes]:
+    """What the plan carries of the kernels, compiled unless they were."""
+    from graphllm.codegen.cuda.generate import generate
+    from graphllm.compiler.nvrtc.build import built
+    from graphllm.compiler.nvrtc.carried import to_carry
+
+    kernels = generate(lowered).kernels
+    return to_carry(built(kernels.values(), archs), kernels)
 
 
 def _given(name: str, value: object) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from graphllm.frontends.overrides import NO_OVERRIDES, Overrides
 from graphllm.frontends.trace import KV_DTYPES, Steps
 from graphllm.ir.types import DType
 from graphllm.passes.quantize_int8 import Mode, Quantization
+from graphllm.runtime.cuda.arch import check_archs
 from graphllm.runtime.interface import MAX_CONTEXT, MAX_SLOTS
 
 DEFAULT_CONTEXT = 4096
@@ -29,6 +30,7 @@ class Options:
         quantize: how matrices are rounded to int8, None to leave them floats. ``dtype`` is then that of kept ones.
         overrides: what the checkpoint does not say, or says wrong.
         target: what the plan is lowered for; it runs on others too.
+        archs: architectures that it carries machine code for, where the target is cuda.
     """
 
     context: int = 0
@@ -38,6 +40,7 @@ class Options:
     quantize: Quantization | None = None
     overrides: Overrides = NO_OVERRIDES
     target: TargetName = "numpy"
+    archs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not _within(self.context, 0, MAX_CONTEXT):
@@ -48,6 +51,10 @@ class Options:
             raise GraphLLMError(f"slots: {self.slots!r}; expected 1 to {MAX_SLOTS}")
         if self.target not in get_args(TargetName):
             raise GraphLLMError(f"target: {self.target!r}; expected {', '.join(get_args(TargetName))}")
+        if self.archs:
+            check_archs(",".join(self.archs))
+            if self.target != "cuda":
+                raise GraphLLMError(f"arch: {', '.join(self.archs)}: expected target cuda with it, got {self.target}")
         if self.kv_dtype not in KV_DTYPES:
             raise GraphLLMError(f"kv dtype: {self.kv_dtype!r}; expected {', '.join(KV_DTYPES)}")
         if self.dtype not in (None, "f32", "f16", "bf16"):
@@ -61,7 +68,8 @@ class Options:
 
     def as_json(self) -> dict[str, Any]:
         """For the plan's record and for cache keys."""
-        return asdict(self)
+        told = asdict(self)
+        return told if self.archs else {name: value for name, value in told.items() if name != "archs"}
 
 
 def check_quantization(how: Quantization, where: str) -> None:

@@ -9,8 +9,11 @@ from typing import Final, Literal, cast, get_args
 
 from graphllm.codegen.cpu.generate import generate as generate_cpu
 from graphllm.codegen.cpu.target import CPU
+from graphllm.codegen.cuda.generate import generate as generate_cuda
+from graphllm.codegen.cuda.target import CUDA
 from graphllm.codegen.numpy.generate import generate as generate_numpy
 from graphllm.codegen.numpy.target import NUMPY
+from graphllm.compiler.launches.listing import listing
 from graphllm.compiler.link import int8_matrices
 from graphllm.compiler.native.toolchain import HOW_TO_GET_ONE, compiler_command
 from graphllm.errors import GraphLLMError
@@ -18,7 +21,8 @@ from graphllm.ir.core import Module
 from graphllm.ir.target import Target
 from graphllm.ir.types import DType
 
-TargetName = Literal["cpu", "numpy"]
+TargetName = Literal["cpu", "numpy", "cuda"]
+DeviceName = Literal["cpu", "numpy", "cuda", "cuda-sim"]  # what computes; cuda-sim is a GPU played by the CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +37,29 @@ class Backend:
 BACKENDS: Final[dict[TargetName, Backend]] = {
     "cpu": Backend(CPU, generate_cpu, "f16"),
     "numpy": Backend(NUMPY, lambda module: generate_numpy(module, int8_matrices(module)), "f32"),
+    "cuda": Backend(CUDA, lambda module: listing(generate_cuda(module)), "f16"),
 }
+
+
+def target_of(device: DeviceName) -> TargetName:
+    """What a plan is lowered for to run on a device."""
+    return "cuda" if device == "cuda-sim" else device
+
+
+def resolve_device(asked: str | None) -> tuple[DeviceName, int, str]:
+    """The device asked for and its number, as in ``cuda:1``, or that of ``resolve``; and, unless asked, why.
+
+    Raises:
+        GraphLLMError: there is no such device.
+    """
+    if not asked:
+        target, why = resolve(None)
+        return target, 0, why
+    word, colon, number = asked.partition(":")
+    if word not in get_args(DeviceName) or (colon and not (number.isascii() and number.isdigit() and len(number) < 4)):
+        known = ", ".join(get_args(DeviceName))
+        raise GraphLLMError(f"device {asked[:40]!r}: expected {known}, or one with a number, as cuda:0")
+    return cast(DeviceName, word), int(number or 0), ""
 
 
 def resolve(asked: str | None) -> tuple[TargetName, str]:

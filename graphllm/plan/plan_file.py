@@ -1,11 +1,12 @@
 """A plan as data: texts, JSON documents, a tokenizer and weights, in one container.
 
-Everything but the weights is checked against its digest on opening; weights are mapped and, when there are many, read
-only as they are used. Nothing here knows what the texts mean. Names in the container:
+Everything but weights and machine code is checked against its digest on opening; weights are mapped and, when there are
+many, read only as they are used. Nothing here knows what the texts mean. Names in the container:
 
     text/<key>      UTF-8: "ir" portable IR, "lowered/<target>" lowered IR, "source/<target>" source, for reading only
     json/<key>      canonical JSON objects: "config", "options", "provenance", "report"
     tokenizer/blob  the tokenizer's own file        tokenizer/about  {"kind", "config", "chat_template", …}
+    code/<name>     machine code, on request only; believed by nobody who is not told to
     weight/<name>   the weights
 
 The same arguments give the same bytes, so nothing that changes from run to run (times, dates, host names) belongs in
@@ -32,7 +33,7 @@ from graphllm.plan.strict_json import dump_json, parse_object
 from graphllm.plan.tokenizer_data import TokenizerData, TokenizerKind
 
 Verify = Literal["auto", "all", "none"]
-_TEXT, _JSON, _WEIGHT = "text/", "json/", "weight/"
+_TEXT, _JSON, _WEIGHT, _CODE = "text/", "json/", "weight/", "code/"
 _BLOB, _ABOUT = "tokenizer/blob", "tokenizer/about"
 _VERIFY_AT_ONCE = 64 << 20  # weights hashed in the time that a person does not notice
 
@@ -47,6 +48,7 @@ class PlanFile:
     tokenizer: TokenizerData | None
     weights: Mapping[str, TensorSpec]  # in the order of the file; specs carry the weights' own names
     container: Container
+    code: frozenset[str] = frozenset()  # names of machine code, <arch>/<key>
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], verify: Verify = "auto") -> PlanFile:
@@ -71,6 +73,11 @@ class PlanFile:
     def weight(self, name: str) -> NDArray[Any]:
         """A weight as a read-only view of the mapped file. KeyError if there is none of that name."""
         return self.container.array(_WEIGHT + name)
+
+    def machine_code(self, name: str) -> bytes:
+        """Machine code, checked against its digest. PlanError when it is damaged, KeyError if there is none."""
+        self.container.verify([_CODE + name])
+        return bytes(self.container.content(_CODE + name))
 
     def verify_weights(self) -> None:
         """Hash every weight, reading all of them; PlanError names the first damaged one."""
@@ -106,6 +113,7 @@ def write_plan(
     weights: Sequence[TensorSpec],
     read_weight: Callable[[str], NDArray[Any]],
     progress: Callable[[int, int], None] | None = None,
+    code: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
     """Write a plan, atomically. Weights are asked for by their own names, once each, and held one at a time.
 
@@ -119,6 +127,7 @@ def write_plan(
             late[_JSON + key] = partial(_resolved, document, f"{where}: document {key!r}")
             document = document.draft
         small[_JSON + key] = dump_json(document, f"{where}: document {key!r}")
+    small |= {_CODE + name: content for name, content in sorted(code.items())}
     if tokenizer is not None:
         about = {"kind": tokenizer.kind, "config": tokenizer.config, "chat_template": tokenizer.chat_template}
         named = {"other_templates": dict(tokenizer.other_templates), "special_tokens": dict(tokenizer.special_tokens)}
@@ -144,22 +153,25 @@ def _resolved(document: Late, where: str) -> bytes:
 
 def _read_plan(container: Container) -> PlanFile:
     where = shown(container.path)
-    container.verify(name for name in container.specs if not name.startswith(_WEIGHT))
+    container.verify(name for name in container.specs if not name.startswith((_WEIGHT, _CODE)))
     texts: dict[str, str] = {}
     documents: dict[str, dict[str, Any]] = {}
     weights: dict[str, TensorSpec] = {}
+    code: set[str] = set()
     for name, spec in container.specs.items():
         kind, _, key = name.partition("/")
         if kind == "weight" and key:
             weights[key] = TensorSpec(key, spec.dtype, spec.shape)
         elif spec.dtype != "u8" or len(spec.shape) != 1:
             raise PlanError(f"{where}: tensor {name!r}: expected bytes, u8[n], got {spec}")
+        elif kind == "code" and key:
+            code.add(key)
         elif kind == "text" and key:
             texts[key] = _decoded(container, name, where)
         elif kind == "json" and key:
             documents[key] = parse_object(bytes(container.content(name)), f"{where}: document {key!r}")
         elif name not in (_BLOB, _ABOUT):
-            raise PlanError(f"{where}: tensor {name!r}: not a part of a plan; expected text/, json/ or weight/")
+            raise PlanError(f"{where}: tensor {name!r}: not a part of a plan; expected text/, json/, code/ or weight/")
     return PlanFile(
         container.path,
         MappingProxyType(dict(sorted(texts.items()))),
@@ -167,6 +179,7 @@ def _read_plan(container: Container) -> PlanFile:
         _tokenizer(container, where),
         MappingProxyType(weights),
         container,
+        frozenset(code),
     )
 
 

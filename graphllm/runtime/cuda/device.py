@@ -228,7 +228,7 @@ class CudaDevice:
 
     def _run(self, function: str, positions: int, choosing: bool) -> None:
         stream = self._program.streams[function]
-        chunks = -(-positions // stream.chunk)
+        chunks = -(-positions // max(1, stream.chunk))
         bucket = next((b for b in stream.buckets if b >= chunks), stream.buckets[-1])
         self._driver.run(self._graph(stream, bucket, choosing))
 

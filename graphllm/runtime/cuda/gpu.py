@@ -29,9 +29,11 @@ _PATIENCE: Final = 10.0  # seconds that closing waits for what still runs
 
 
 class Gpu:
-    """The first GPU that this process sees (CUDA_VISIBLE_DEVICES says which).
+    """GPU ``ordinal`` of those that this process sees; CUDA_VISIBLE_DEVICES says which.
 
     Attributes:
+        capability: major and minor.
+        sms: how many multiprocessors it has.
         overlaps: whether launches of graphs may start before those ahead of them have ended.
 
     Raises:
@@ -44,7 +46,7 @@ class Gpu:
         self._calls = calls
         self._device = calls("cuDeviceGet", ordinal)
         major, minor = (self._attribute(f"COMPUTE_CAPABILITY_{x}") for x in ("MAJOR", "MINOR"))
-        self._capability = major, minor
+        self.capability = major, minor
         self.sms = self._attribute("MULTIPROCESSOR_COUNT")
         name = calls("cuDeviceGetName", 128, self._device).split(b"\0")[0].decode(errors="replace")
         version = int(calls("cuDriverGetVersion"))
@@ -73,7 +75,7 @@ class Gpu:
         """Take kernels as machine code, by name, with the architecture of each. Raises DeviceError."""
         self._enter()
         for name, code in kernels.items():
-            if not runs_on(archs[name], *self._capability):
+            if not runs_on(archs[name], *self.capability):
                 raise DeviceError(f"cuda: kernel {name} is for {archs[name]}; expected one for {self.what}")
             try:
                 module = self._calls("cuModuleLoadData", code)
