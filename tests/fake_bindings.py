@@ -78,6 +78,7 @@ class FakeCuda:
         return (self.version,)
 
     def _cuDeviceGet(self, ordinal: int) -> tuple[Any, ...]:
+        self.ordinal = ordinal
         return (ordinal,)
 
     def _cuDeviceGetName(self, size: int, device: int) -> tuple[Any, ...]:

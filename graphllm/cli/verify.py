@@ -18,6 +18,8 @@ def run(a: argparse.Namespace) -> int:
         target, _ = resolve(Plan(plan).target)
         lowered = module_of(plan, f"lowered/{target}")
         check_weights(plan, module_of(plan, "ir"))
+        for name in plan.code:
+            plan.machine_code(name)
         check_interface(lowered, a.plan)
         check_kernels(lowered, a.plan, BACKENDS[target].target)
         check_weights(plan, lowered)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from graphllm.codegen.cuda.generate import generate
 from graphllm.codegen.cuda.target import CUDA
 from graphllm.compiler.link import check_kernels, check_weights
+from graphllm.compiler.native.simulated import simulated
 from graphllm.compiler.nvrtc.build import built
 from graphllm.compiler.nvrtc.carried import carried, carried_archs
 from graphllm.compiler.nvrtc.cubin import Cubin
@@ -20,9 +21,9 @@ from graphllm.plan.plan_file import PlanFile
 from graphllm.runtime.cuda.arch import ARCHS, runs_on
 from graphllm.runtime.cuda.calls import driver_calls
 from graphllm.runtime.cuda.device import CudaDevice
-from graphllm.runtime.cuda.driver import Driver
 from graphllm.runtime.cuda.gpu import Gpu
 from graphllm.runtime.cuda.places import Sizes
+from graphllm.runtime.cuda.simulator import Simulator
 from graphllm.runtime.cuda.upload import Progress
 from graphllm.runtime.interface import check_interface
 
@@ -71,11 +72,8 @@ def link_cuda(
 
 def link_simulated(plan: PlanFile, module: Module, *, arch: str = "sm_90", say: Say = lambda line: None) -> CudaDevice:
     """The lowered module on a GPU that the CPU plays. Raises like ``link_cuda``, NativeError for want of a compiler."""
-    from graphllm.compiler.native.simulated import simulated
-    from graphllm.runtime.cuda.simulator import Simulator
-
     program = program_of(plan, module)
-    driver: Driver = Simulator(simulated(list(program.kernels.values()), arch, say, watch=False), arch)
+    driver = Simulator(simulated(list(program.kernels.values()), arch, say, watch=False), arch)
     try:
         Sizes.of(program, module).check(driver.room(), driver.what)
     except BaseException:

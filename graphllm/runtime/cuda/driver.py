@@ -52,7 +52,11 @@ class Driver(Protocol):
 
     name: str  # cuda, cuda-sim
     arch: str  # sm_90: what its kernels were compiled for
-    what: str  # the machine, in words
+
+    @property
+    def what(self) -> str:
+        """The machine, in words."""
+        ...
 
     def room(self) -> int:
         """Bytes that may still be allocated."""
