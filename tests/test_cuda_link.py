@@ -112,7 +112,7 @@ def test_code_of_other_kernels_is_not_taken_for_ours(
 
 def test_damaged_code_is_compiled_again(plan: Path, compiler: Compiler, capsys: pytest.CaptureFixture[str]) -> None:
     content = plan.read_bytes()
-    at = content.index(b"code of choose")
+    at = content.rindex(b"code of choose")
     plan.write_bytes(content[:at] + b"C" + content[at + 1 :])
     found = code(plan, "sm_90", (9, 0), True, compiler)
     assert len(compiler.names) == 1
