@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import ceil
 from typing import Final
 
-from graphllm.codegen.cuda.mma import MOST_FEW, mma_few, stored
+from graphllm.codegen.cuda.mma import MOST_FEW, fits_many, mma_few, mma_many, stored
 from graphllm.codegen.cuda.operands import declare_source, declare_weights, lead_of, live_rows
 from graphllm.codegen.cuda.part import Part
 from graphllm.codegen.cuda.target import is_few, scratch_bytes, unit_of
@@ -27,6 +27,8 @@ def write_product(p: Product, new_text: Callable[[], KernelText]) -> list[Part]:
     how = stored(p)
     if how is not None and 1 < rows <= MOST_FEW:
         return [mma_few(p, how, new_text(), rows)]
+    if how is not None and rows > MOST_FEW and fits_many(p, how):
+        return mma_many(p, how, new_text, rows)
     if is_few(p.anchor):
         return [_few(p, new_text(), rows)]
     return _tiles(p, new_text, rows)

@@ -68,7 +68,7 @@ def scratch_bytes(op: Operation) -> int:
     if op.name not in PRODUCTS or is_few(op):
         return 0
     rows, depth = op.operands[0].type.shape
-    return 4 * rows * depth
+    return 4 * (rows + 3 + rows * -(-depth // 64) * 64)  # two 16-bit terms, or f32, and a factor for each row
 
 
 def unit_of(p: Product, preferred: int) -> int:

@@ -17,7 +17,7 @@ __device__ inline void mma_bf16(float (&d)[4], const unsigned (&a)[4], const uns
     const int g = lane_index() / 4, c = lane_index() % 4;
     const auto low = [](unsigned word) { return as_float(word << 16); };
     const auto high = [](unsigned word) { return as_float(word & 0xffff0000u); };
-#pragma unroll
+#pragma unroll 1
     for (int from = 0; from < 4; ++from)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -43,18 +43,11 @@ __device__ inline void multiply<f16>(float (&d)[4], const unsigned (&a)[4], cons
     mma_f16(d, a, b);
 }
 
-// A warp's M * 16 rows of weights, eight elements of each in ``w``, with eight rows of activations: two products.
-template <class E, int M, int N>
-__device__ inline void multiply_chunk(float (&d)[M][N][4], int n, const unsigned (&w)[M][2][4], const Chunk& x) {
-#pragma unroll
-    for (int j = 0; j < 4; j += 2) {
-        const unsigned b[2] = {x.word[j], x.word[j + 1]};
-#pragma unroll
-        for (int m = 0; m < M; ++m) {
-            const unsigned a[4] = {w[m][0][j], w[m][1][j], w[m][0][j + 1], w[m][1][j + 1]};
-            multiply<E>(d[m][n], a, b);
-        }
-    }
+// Words j and j + 1 of rows g and g + 8 of weights with those of a row of activations: 16 products each.
+template <class E>
+__device__ inline void multiply_words(float (&d)[4], const unsigned (&w)[2][4], const Chunk& x, int j) {
+    const unsigned a[4] = {w[0][j], w[1][j], w[0][j + 1], w[1][j + 1]}, b[2] = {x.word[j], x.word[j + 1]};
+    multiply<E>(d, a, b);
 }
 
 template <bool FIRST, class A>
@@ -112,13 +105,14 @@ __device__ inline void eight(const S* row, int i, int end, float (&v)[8]) {
 //   PER        elements of a row that a lane loads at once
 //   GROUPED    sums over a load's 4 * PER elements have a scale of their own
 //   words()    of eight of them, from 8h on
+//   PANEL      elements in 64 bytes
 template <class Weights>
 struct Operand;
 
 template <class S, bool WHOLE>
 struct Operand<Dense<S, WHOLE>> {
     using Element = S;
-    static constexpr int PER = 8;
+    static constexpr int PER = 8, PANEL = 32;
     static constexpr bool GROUPED = false;
     using Held = Chunk;
     __device__ static Held load(const Dense<S, WHOLE>& w, long long row, int c) { return w.load(row, c); }
@@ -126,6 +120,12 @@ struct Operand<Dense<S, WHOLE>> {
     __device__ static void words(const Held& held, int, unsigned (&word)[4]) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) word[i] = held.word[i];
+    }
+    __device__ static const unsigned char* bytes(const Dense<S, WHOLE>& w, long long row) {
+        return reinterpret_cast<const unsigned char*>(w.w + row * w.k);
+    }
+    __device__ static void panel_words(const unsigned char* row, int c, int h, unsigned (&word)[4]) {
+        words(*reinterpret_cast<const Chunk*>(row + c * 16), h, word);
     }
 };
 
@@ -143,7 +143,7 @@ template <class S, int G, bool FLAT, bool WHOLE>
 struct Operand<Groups<S, G, FLAT, WHOLE>> {
     using Weights = Groups<S, G, FLAT, WHOLE>;
     using Element = f16;
-    static constexpr int PER = G % 64 == 0 ? 16 : 8;
+    static constexpr int PER = G % 64 == 0 ? 16 : 8, PANEL = 64;
     static constexpr bool GROUPED = true;
     struct Held {
         unsigned word[PER / 4];
@@ -171,6 +171,14 @@ struct Operand<Groups<S, G, FLAT, WHOLE>> {
     __device__ static void words(const Held& held, int h, unsigned (&word)[4]) {
         halves_of(held.word[2 * h], word[0], word[1]);
         halves_of(held.word[2 * h + 1], word[2], word[3]);
+    }
+    __device__ static const unsigned char* bytes(const Weights& w, long long row) {
+        return reinterpret_cast<const unsigned char*>(w.q + row * w.k);
+    }
+    __device__ static void panel_words(const unsigned char* row, int c, int h, unsigned (&word)[4]) {
+        const HalfChunk half = *reinterpret_cast<const HalfChunk*>(row + (PER == 16 ? c * 16 + h * 8 : h * 32 + c * 8));
+        halves_of(half.word[0], word[0], word[1]);
+        halves_of(half.word[1], word[2], word[3]);
     }
 };
 

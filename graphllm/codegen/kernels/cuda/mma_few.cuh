@@ -174,7 +174,10 @@ __device__ inline void mma_few(const Weights& weights, int n, const Live& live_r
                     for (int s = Shape::TERMS - 1; s >= 0; --s) {
                         const int t = tile8 * 8 + g < T ? tile8 * 8 + g : T - 1;
                         const Chunk b = *reinterpret_cast<const Chunk*>(x + (s * T + t) * Shape::ROW + at + h * 32);
-                        multiply_chunk<E>(into, tile8, w, b);
+#pragma unroll
+                        for (int j = 0; j < 4; j += 2)
+#pragma unroll
+                            for (int m = 0; m < M; ++m) multiply_words<E>(into[m][tile8], w[m], b, j);
                     }
             }
             if constexpr (Op::GROUPED) {
