@@ -61,13 +61,14 @@ def lowered(
     context: int = 48,
     seed: int = 0,
     target: Target = NUMPY,
+    prefill: tuple[int, ...] = (8, 32),
 ) -> Lowered:
-    """A model of the zoo, compiled. Chunks of 8 and 32 rows, batches of 2 and 4."""
+    """A model of the zoo, compiled. Batches of 2 and 4 rows."""
     config = ZOO[name]
     stored, group = store(random_tensors(config, seed), storage)
     kinds: dict[np.dtype[Any], DType] = {dtype: name for name, dtype in NUMPY_DTYPES.items()}
     tensors = {n: Weight(n, TensorType(kinds[a.dtype], a.shape), None, n) for n, a in stored.items()}
-    steps = Steps(context, slots, kv_dtype, prefill=(8, 32), score=13)
+    steps = Steps(context, slots, kv_dtype, prefill=prefill, score=13)
     _, module, _ = lower(trace(config, tensors, group, steps), portable(), lowering(target))
     read = WeightReader(lambda w: stored[w.name], lambda: None)
     return Lowered(config, module, {w.name: read(w) for w in module.stored_weights()}, as_f32(stored, group))

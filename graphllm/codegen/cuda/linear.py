@@ -6,7 +6,9 @@ from collections.abc import Callable
 from math import ceil
 from typing import Final
 
-from graphllm.codegen.cuda.mma import MOST_FEW, fits_many, mma_few, mma_many, stored
+from graphllm.codegen.cuda.mma import stored
+from graphllm.codegen.cuda.mma_few import MOST_FEW, mma_few
+from graphllm.codegen.cuda.mma_many import fits_many, mma_many
 from graphllm.codegen.cuda.operands import declare_source, declare_weights, lead_of, live_rows
 from graphllm.codegen.cuda.part import Part
 from graphllm.codegen.cuda.target import is_few, scratch_bytes, unit_of

@@ -1,0 +1,133 @@
+"""Products on tensor cores on the simulator, against their own bodies in float64: odd sizes, tails, several rows.
+
+What the real machine's tensor cores round away of long sums no simulator knows: it adds up in f32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from graphllm.codegen.cuda.generate import generate
+from graphllm.codegen.cuda.target import CUDA
+from graphllm.ir import ops
+from graphllm.ir.core import Function, Module, Value, Weight
+from graphllm.ir.types import DType
+from graphllm.passes.manager import run_passes
+from graphllm.passes.pipeline import lowering
+from tests.cuda_models import OpenDevice, cuda_lowered, needs_a_compiler
+from tests.kernel_checks import Gathered, check, distinct_kernels, own_states
+from tests.lone_kernels import fresh
+from tests.lowered_models import Storage
+
+__all__ = ["needs_a_compiler"]
+
+Body = Callable[[Gathered, int, int], Value]
+
+
+def _cast(dtype: DType) -> Body:
+    def body(s: Gathered, n: int, k: int) -> Value:
+        out: Value = ops.linear(s.x(s.t, k), ops.cast(s.weight(n, k, dtype=dtype), dtype="f32"))
+        return out
+
+    return body
+
+
+def _normed(s: Gathered, n: int, k: int) -> Value:
+    x = s.x(s.t, k)
+    y: Value = ops.linear(
+        ops.rmsnorm(x, s.weight(k, name="gain"), eps=1e-5), ops.cast(s.weight(n, k, dtype="f16"), dtype="f32")
+    )
+    return y
+
+
+def _narrow(s: Gathered, n: int, k: int) -> Value:
+    x = ops.rmsnorm(s.x(s.t, k), s.weight(k, name="gain"), eps=1e-5)
+    y: Value = ops.linear(ops.cast(x, dtype="bf16"), s.weight(n, k, dtype="bf16"), out="f32")
+    return y
+
+
+def _groups(group: int, flat: bool = False) -> Body:
+    def body(s: Gathered, n: int, k: int) -> Value:
+        shape = (n * k // group,) if flat else (n, -(-k // group))
+        scale = s.weight(*shape, name="scale", dtype="f16")
+        out: Value = ops.linear(s.x(s.t, k), ops.dequantize(s.weight(n, k, dtype="i8"), scale, group=group))
+        return out
+
+    return body
+
+
+FEW_CASES: dict[str, tuple[Body, tuple[tuple[int, int], ...]]] = {
+    "bf16": (_cast("bf16"), ((100, 48), (33, 100), (48, 896), (24, 2600))),
+    "f16": (_cast("f16"), ((100, 48), (7, 1000))),
+    "f16 normed": (_normed, ((48, 136), (20, 1800))),
+    "bf16 both": (_narrow, ((100, 48), (130, 520))),
+    "int8": (_groups(64), ((100, 128), (33, 896), (48, 1100))),
+    "int8 short groups": (_groups(32), ((100, 96), (33, 900))),
+    "int8 flat": (_groups(64, flat=True), ((20, 192),)),
+}
+
+
+MANY_CASES: dict[str, tuple[Body, tuple[tuple[int, int], ...]]] = {
+    "bf16": (_cast("bf16"), ((100, 48), (33, 1032))),
+    "f16": (_cast("f16"), ((70, 136),)),
+    "f16 normed": (_normed, ((20, 264),)),
+    "bf16 both": (_narrow, ((100, 48), (130, 520))),
+    "int8": (_groups(64), ((100, 128), (33, 464))),
+    "int8 short groups": (_groups(32), ((100, 96), (33, 208))),
+    "int8 flat": (_groups(64, flat=True), ((20, 192),)),
+}
+FEW = ((2, 17), (8, 32), (5, 9))
+MANY = ((33,), (150,), (70,))
+
+
+def _module(cases: dict[str, tuple[Body, tuple[tuple[int, int], ...]]], rows: tuple[tuple[int, ...], ...]) -> Module:
+    """A function for every case and size, with some of the numbers of rows."""
+    weights, functions = dict[str, Weight](), dict[str, Function]()
+    for name, (body, sizes) in cases.items():
+        for n, k in sizes:
+            for t in rows[len(functions) % len(rows)]:
+                title = f"{name}_{n}_{k}_{t}".replace(" ", "_")
+                scope = Gathered(t, title)
+                with scope.builder as b:
+                    functions[title] = b.function(title, [body(scope, n, k)], [], "independent")
+                weights |= {w.name: w for w in scope.weights.values()}
+    module, _ = run_passes(Module(weights, {}, functions), lowering(CUDA))
+    return module
+
+
+def _proved(module: Module, arch: str, stems: set[str]) -> None:
+    program = generate(module)
+    assert stems <= {name.rpartition("_")[0] for name in program.kernels}
+    rng = np.random.default_rng(1)
+    arrays = {n: fresh(rng, w.type) for n, w in module.weights.items()}
+    device = OpenDevice(module, arrays, arch=arch, seed=2, program=program)
+    for seed, function in enumerate(module.functions.values()):
+        check(device, own_states(module, function), function, arrays, seed)
+
+
+def test_few_rows() -> None:
+    _proved(_module(FEW_CASES, FEW), "sm_90", {"linear_mma", "norm_linear_mma"})
+
+
+def test_many_rows() -> None:
+    _proved(_module(MANY_CASES, MANY), "sm_90", {"linear_mma_tiles", "norm_linear_mma_tiles", "stage", "stage_norm"})
+
+
+def test_a_machine_without_bf16_and_copies() -> None:
+    cases = {name: (body, sizes[:1]) for name, (body, sizes) in MANY_CASES.items()}
+    _proved(_module(cases, ((3, 40),)), "sm_75", {"linear_mma", "linear_mma_tiles"})
+
+
+@pytest.mark.parametrize(("name", "storage"), [("everything", "bf16"), ("qk_norm_bias_interleaved", "f16")])
+def test_what_follows_a_product_of_many_rows(name: str, storage: Storage) -> None:
+    model = cuda_lowered(name, storage, kv_dtype="f16", prefill=(40,))
+    functions = {f.name: f for f in distinct_kernels(model.module) if f.name.startswith("prefill")}
+    module = replace(model.module, functions=functions)
+    device = OpenDevice(module, model.weights, seed=3)
+    assert sum("_mma_tiles" in name for name in device.program.kernels) >= 3
+    for seed, function in enumerate(functions.values()):
+        check(device, module, function, model.weights, seed)
