@@ -122,7 +122,7 @@ def test_a_machine_without_bf16_and_copies() -> None:
     _proved(_module(cases, ((3, 40),)), "sm_75", {"linear_mma", "linear_mma_tiles"})
 
 
-@pytest.mark.parametrize(("name", "storage"), [("everything", "bf16"), ("qk_norm_bias_interleaved", "f16")])
+@pytest.mark.parametrize(("name", "storage"), [("window_mixed", "bf16"), ("qk_norm_bias_interleaved", "f16")])
 def test_what_follows_a_product_of_many_rows(name: str, storage: Storage) -> None:
     model = cuda_lowered(name, storage, kv_dtype="f16", prefill=(40,))
     functions = {f.name: f for f in distinct_kernels(model.module) if f.name.startswith("prefill")}
