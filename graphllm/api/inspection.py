@@ -51,10 +51,10 @@ def inspect(path: Path, options: Options) -> Inspection:
         GraphLLMError: in one line, what is wrong with it.
     """
     if is_plan(path):
-        _refuse_options(path, "a plan", options)
+        refuse_options(path, "a plan", options)
         return _plan(Plan(PlanFile.open(path, verify="none")))
     if (text := _text_ir(path)) is not None:
-        _refuse_options(path, "text IR", options)
+        refuse_options(path, "text IR", options)
         module = parse_module(text, str(path))
         verify(module)
         planned = any(f.arena is not None for f in module.functions.values())
@@ -67,7 +67,8 @@ def inspect(path: Path, options: Options) -> Inspection:
     return Inspection(stages.__getitem__, config, [r.as_json() for r in c.reports], options.target)
 
 
-def _refuse_options(path: Path, what: str, options: Options) -> None:
+def refuse_options(path: Path, what: str, options: Options) -> None:
+    """Raise GraphLLMError where options were given for what is compiled already."""
     if replace(options, target="numpy") != Options():
         raise GraphLLMError(
             f"{path}: {what}, shown as it is; context, slots, precision and overrides are for checkpoints"

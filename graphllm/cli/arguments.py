@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     _run(commands.add_parser("run", help="generate text with a plan or a checkpoint"))
     _show(commands.add_parser("show", help="look at a plan or a checkpoint: summary, IR, graph, source, memory"))
     _opt(commands.add_parser("opt", help="run passes over text IR"))
+    _report(commands.add_parser("report", help="write one page to look at a plan, or at two and their differences"))
     _emit(commands.add_parser("emit", help="write a C++ program that generates text with a plan"))
     _verify(commands.add_parser("verify", help="check a plan whole: every digest, its IR, its code"))
     _eval(commands.add_parser("eval", help="perplexity, divergence from another plan, multiple choice"))
@@ -242,6 +243,31 @@ def _opt(p: argparse.ArgumentParser) -> None:
     p.add_argument("--time", action="store_true", help="what each pass did and how long it took, on stderr")
     p.add_argument("--list", action="store_true", help="list the passes and what each does")
     p.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
+
+
+def _report(p: argparse.ArgumentParser) -> None:
+    p.description = (
+        "One self-contained HTML page: graph, passes, memory map, weights, kernels and code of a plan, or of a "
+        "checkpoint compiled in memory. Two plans show their differences. No weight is read."
+    )
+    _model(p, "model", "a plan or a checkpoint; demo: our own")
+    p.add_argument("other", nargs="?", help="another one to compare it with")
+    p.add_argument(
+        "-o", "--output", metavar="FILE", help="the page to write (default: report.html; --json: standard output)"
+    )
+    p.add_argument("--json", action="store_true", help="the data of the page instead of the page")
+    p.add_argument("--profile", metavar="FILE", help="times to show, as `graphllm profile --json` writes them")
+    p.add_argument(
+        "--bandwidth",
+        default="measure",
+        metavar="RATE",
+        help="bytes a second for the least time of a step, as 40GB/s; none; measure (default): this machine's",
+    )
+    p.add_argument(
+        "--flops", default="none", metavar="RATE", help="operations a second for it, as 2Tflop/s (default: none)"
+    )
+    p.add_argument("--target", choices=["cpu", "numpy"], help="what a checkpoint is lowered for")
+    _model_options(p)
 
 
 def _emit(p: argparse.ArgumentParser) -> None:

@@ -6,6 +6,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from graphllm.compiler.options import Options
     from graphllm.frontends.overrides import Overrides
     from graphllm.passes.quantize_int8 import Quantization
 
@@ -26,6 +29,21 @@ def load_choices(a: argparse.Namespace) -> dict[str, Any]:
         "quantize": quantization(a),
         "overrides": _overrides(a),
     }
+
+
+def seen_options(a: argparse.Namespace, source: Path, target: str | None) -> Options:
+    """How a checkpoint is compiled to be looked at; for a plan the defaults, unless others were asked for."""
+    from graphllm.compiler.options import Options
+    from graphllm.compiler.targets import BACKENDS, resolve
+    from graphllm.frontends.overrides import NO_OVERRIDES
+    from graphllm.plan.plan_file import is_plan
+
+    choices: dict[str, Any] = compile_choices(a) | {"target": resolve(target)[0]}
+    if choices["kv_dtype"] is None:
+        choices["kv_dtype"] = BACKENDS[choices["target"]].kv_dtype if not is_plan(source) else "f32"
+    del choices["tokenizer"]  # nothing that is looked at depends on it
+    choices["overrides"] = choices["overrides"] or NO_OVERRIDES
+    return Options(**choices)
 
 
 def quantization(a: argparse.Namespace) -> Quantization | None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphllm.cli.choices import compile_choices
+from graphllm.cli.choices import seen_options
 from graphllm.cli.output import write_text
 from graphllm.errors import GraphLLMError
 
@@ -23,20 +23,11 @@ _BY_SUFFIX = {".svg": "svg", ".dot": "dot", ".gv": "dot", ".json": "json"}
 def run(a: argparse.Namespace) -> int:
     from graphllm.api.inspection import inspect
     from graphllm.api.source import source_of
-    from graphllm.compiler.options import Options
-    from graphllm.compiler.targets import BACKENDS, resolve
-    from graphllm.frontends.overrides import NO_OVERRIDES
-    from graphllm.plan.plan_file import is_plan
 
     with suppress(OSError, ValueError):  # one of them is not there
         if a.output is not None and Path(a.output).samefile(a.model):
             raise GraphLLMError(f"{a.output}: the model itself; expected another name for what is shown of it")
-    choices: dict[str, Any] = compile_choices(a) | {"target": resolve(a.source or None)[0]}
-    if choices["kv_dtype"] is None:
-        choices["kv_dtype"] = BACKENDS[choices["target"]].kv_dtype if not is_plan(source_of(a.model)) else "f32"
-    del choices["tokenizer"]  # nothing shown depends on it
-    choices["overrides"] = choices["overrides"] or NO_OVERRIDES
-    write_text(a.output, _shown(inspect(source_of(a.model), Options(**choices)), a))
+    write_text(a.output, _shown(inspect(source_of(a.model), seen_options(a, source_of(a.model), a.source or None)), a))
     return 0
 
 

@@ -141,6 +141,7 @@ class _Unit:
     kernels: dict[tuple[str, ...], str] = field(default_factory=dict[tuple[str, ...], str])  # text -> name
     texts: list[str] = field(default_factory=list[str])
     private: set[str] = field(default_factory=set[str])  # bytes that a thread needs for itself, as expressions
+    called: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # by function: kernels of its operations
 
     def kernel(self, stem: str, text: KernelText, ir: Iterable[str]) -> str:
         """The name of the kernel with this text; equal texts share one."""
@@ -200,6 +201,11 @@ def generate_workspace(module: Module) -> str:
     return _HEAD + _private(unit) + _WORKSPACE
 
 
+def kernel_names(module: Module) -> dict[str, list[str]]:
+    """For each function which kernel of the text each of its operations calls, '' for none. Raises PlanError."""
+    return _written(module)[0].called
+
+
 def _written(module: Module) -> tuple[_Unit, list[str]]:
     """The kernels and steps of all functions."""
     names = weight_names(module)
@@ -226,6 +232,7 @@ def _function(unit: _Unit, function: Function) -> str:
     since: list[_Touched] = []  # touched since the last barrier
     for op in function.ops:
         call = _call(unit, function, op, KernelText("cpu", function, layouts, live, rows))
+        unit.called.setdefault(function.name, []).append(call.kernel if call is not None else "")
         if call is None:
             continue
         if any(a.meets(b) for a in call.touches for b in since):

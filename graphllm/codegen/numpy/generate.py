@@ -52,6 +52,7 @@ class _Module:
         self.module, self.tiled = module, tiled
         self.kernels: dict[tuple[str, ...], str] = {}  # text without its name -> name
         self.texts: list[str] = []
+        self.called: dict[str, list[str]] = {}  # by function: kernels of its operations
 
     def kernel(self, template: str, parameters: list[str], text: KernelText, ir: Iterable[str]) -> str:
         """The name of the kernel with this text; equal texts share one."""
@@ -84,9 +85,19 @@ def generate(module: Module, tiled: Iterable[str] = ()) -> str:
     Raises:
         PlanError: an operation or type the numpy target has no code for, or memory that was not planned.
     """
-    out = _Module(module, frozenset(tiled))
-    functions = [_function(out, f) for f in module.functions.values()]
+    out, functions = _written(module, tiled)
     return "\n\n\n".join([HEADER, *out.texts, *functions]) + "\n"
+
+
+def kernel_names(module: Module, tiled: Iterable[str] = ()) -> dict[str, list[str]]:
+    """For each function which kernel of the text each of its operations calls. Raises like ``generate``."""
+    return _written(module, tiled)[0].called
+
+
+def _written(module: Module, tiled: Iterable[str]) -> tuple[_Module, list[str]]:
+    """The kernels, and the text of each function."""
+    out = _Module(module, frozenset(tiled))
+    return out, [_function(out, f) for f in module.functions.values()]
 
 
 def _function(out: _Module, function: Function) -> str:
@@ -97,6 +108,7 @@ def _function(out: _Module, function: Function) -> str:
     count = _count(function)
     arrays = _Arrays(function)
     calls = [_call(out, function, op, count, arrays) for op in function.ops]
+    out.called[function.name] = [call.kernel for call in calls]
     positions = where(function.rows, count)
     lines = [
         f"def function_{function.name}(arena, weight, state, value):",

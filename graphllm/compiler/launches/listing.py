@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from graphllm.codegen.cuda.generate import generate
+from graphllm.ir.core import Module
 from graphllm.plan.launch import Launch, Program, Stream
 
 
@@ -10,6 +14,27 @@ def listing(program: Program) -> str:
     parts = [f"// ---- {name}.cu\n\n{kernel.text.rstrip()}\n" for name, kernel in program.kernels.items()]
     parts += [_stream(stream) for stream in program.streams.values()]
     return "\n\n".join(parts) + "\n"
+
+
+def cuda_kernels(module: Module) -> dict[str, list[str]]:
+    """For each function which kernel each of its operations launches first, '' for none. Raises PlanError."""
+    return _by_operation(module, lambda launch: launch.kernel)
+
+
+def cuda_launches(module: Module) -> dict[str, list[str]]:
+    """For each function how each of its operations is launched, in words, '' for none. Raises PlanError."""
+    return _by_operation(module, lambda launch: _launch(launch).removeprefix(f"//   {launch.kernel}"))
+
+
+def _by_operation(module: Module, told: Callable[[Launch], str]) -> dict[str, list[str]]:
+    """What is told of the first launch of every operation."""
+    out: dict[str, list[str]] = {}
+    for name, stream in generate(module).streams.items():
+        out[name] = [""] * len(module.functions[name].ops)
+        for launch in reversed(stream.launches):
+            if launch.op >= 0:
+                out[name][launch.op] = told(launch)
+    return out
 
 
 def _stream(stream: Stream) -> str:
