@@ -108,7 +108,7 @@ def test_from_kernel_to_code_text_and_memory(browser: Browser, page: Path, data:
     assert lines == list(range(first + 1, end + 1))
     browser.run("[...document.querySelectorAll('#details .link')].find(l => l.textContent === 'memory').click()")
     assert shown(browser) == "memory"
-    made = {ref for ref in decode["ops"][at]["results"]}
+    made = set(decode["ops"][at]["results"])
     chosen = browser.run("[...document.querySelectorAll('.stretch.chosen')].map(r => r.dataset.name)")
     assert set(chosen) & made == {s["name"] for s in plan["memory"]["decode"]["stretches"]} & made
     browser.run("history.back()")

@@ -13,7 +13,14 @@ const nanosText = (ns) => secondsText(ns / 1e9);
 const percent = (x) => (x > 0 && x < 0.0005 ? "under 0.1 %" : `${(100 * x).toFixed(x < 0.0995 ? 1 : 0)} %`);
 const wholeText = (n) => (Number.isInteger(n) && Math.abs(n) < 1e6 ? String(n) : countText(n));
 const typeText = (type) => `${type.dtype}[${type.shape.join(",")}]`;
-const plainText = (value) => (value === null || value === undefined ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value));
+
+// A recorded value: fields of an object that say something, one after the other.
+function plainText(value) {
+  if (value === null || value === undefined || value === "") return "–";
+  if (Array.isArray(value)) return value.map(plainText).join(", ") || "none";
+  if (typeof value !== "object") return String(value);
+  return Object.entries(value).filter(([, v]) => v !== null).map(([k, v]) => `${k} ${plainText(v)}`).join(" · ") || "–";
+}
 const clipped = (text, length) => (text.length <= length ? text : text.slice(0, length - 1) + "…");
 
 // An attribute as text IR has it.
