@@ -121,7 +121,7 @@ def _of_checkpoint(path: Path, options: Options | None, passes: Sequence[Pass] |
         options = Options(target=target, kv_dtype=BACKENDS[target].kv_dtype)
     compiled = compile_checkpoint(path, options)
     checkpoint = compiled.checkpoint
-    tokenizer = tokenizer_for(path, None, checkpoint.config.vocab)
+    tokenizer = tokenizer_for(path, None, checkpoint)
     chosen = passes if passes is not None else portable(options.dtype, options.quantize)
     return _subject(
         name=path.name,
