@@ -266,7 +266,7 @@ def _report(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--flops", default="none", metavar="RATE", help="operations a second for it, as 2Tflop/s (default: none)"
     )
-    p.add_argument("--target", choices=["cpu", "numpy"], help="what a checkpoint is lowered for")
+    p.add_argument("--target", choices=["cpu", "numpy", "cuda"], help="what a checkpoint is lowered for")
     _model_options(p)
 
 

@@ -31,8 +31,8 @@ DeviceName = Literal["cpu", "numpy", "cuda", "cuda-sim"]  # what computes; cuda-
 class Backend:
     """A target, the generator that prints a module lowered for it, and what its KV cache stores unless asked.
 
-    ``kernels`` tells for each function which kernel of the text each of its operations calls, ``launches`` how, in words;
-    '' for none.
+    ``kernels`` tells for each function which kernel of the text each of its operations calls, ``launches`` how,
+    in words; '' for none.
     """
 
     target: Target

@@ -30,7 +30,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Generated code: its text, and for each function which of its kernels each operation calls and how; '' for none."""
+    """Generated code: its text, and for each function which kernel each operation calls, and how; '' for none."""
 
     language: str
     text: str
