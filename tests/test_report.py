@@ -152,7 +152,7 @@ def test_every_kernel_is_found_in_the_code(folder: Path, target: str) -> None:
             assert text.count("static void ") + text.count("\ndef ") <= 1
             if target == "cuda":
                 launch = plan["source"]["launches"][function["name"]][names.index(name)]
-                assert re.fullmatch(r"<<<\d+ x (\d+|chunks), \d+, \d+>>>", launch)
+                assert re.fullmatch(r"(?:\w+<<<\d+ x (?:\d+|chunks), \d+, \d+>>>(?:, |$))+", launch)
 
 
 def test_memory_is_the_arenas(data: dict[str, Any]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from graphllm.codegen.cuda.generate import generate
 from graphllm.ir.core import Module
 from graphllm.plan.launch import Launch, Program, Stream
@@ -17,23 +15,26 @@ def listing(program: Program) -> str:
 
 
 def cuda_kernels(module: Module) -> dict[str, list[str]]:
-    """For each function which kernel each of its operations launches first, '' for none. Raises PlanError."""
-    return _by_operation(module, lambda launch: launch.kernel)
+    """For each function which kernel each of its operations launches last, '' for none. Raises PlanError."""
+    return {name: [all_[-1].kernel if all_ else "" for all_ in of] for name, of in _by_operation(module).items()}
 
 
 def cuda_launches(module: Module) -> dict[str, list[str]]:
-    """For each function how each of its operations is launched, in words, '' for none. Raises PlanError."""
-    return _by_operation(module, lambda launch: _launch(launch).removeprefix(f"//   {launch.kernel}"))
+    """For each function what each of its operations launches, as text, '' for nothing. Raises PlanError."""
+    return {
+        name: [", ".join(_launch(launch).removeprefix("//   ") for launch in all_) for all_ in of]
+        for name, of in _by_operation(module).items()
+    }
 
 
-def _by_operation(module: Module, told: Callable[[Launch], str]) -> dict[str, list[str]]:
-    """What is told of the first launch of every operation."""
-    out: dict[str, list[str]] = {}
+def _by_operation(module: Module) -> dict[str, list[list[Launch]]]:
+    """The launches of every operation; of some that share one, the first has it."""
+    out: dict[str, list[list[Launch]]] = {}
     for name, stream in generate(module).streams.items():
-        out[name] = [""] * len(module.functions[name].ops)
-        for launch in reversed(stream.launches):
+        out[name] = [[] for _ in module.functions[name].ops]
+        for launch in stream.launches:
             if launch.op >= 0:
-                out[name][launch.op] = told(launch)
+                out[name][launch.op].append(launch)
     return out
 
 
