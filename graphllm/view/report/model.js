@@ -31,7 +31,7 @@ class FunctionModel {
       name: record.kind === "kernel" ? record.template : record.op,
       layer: this.structure.layer[index], like: this.structure.like[index],
       source: this.sources[index] || "",
-      launch: (plan.source.launches[this.name] || [])[index] || "",
+      launch: (this.plan.source.launches[this.name] || [])[index] || "",
       bytes: record.bytes || 0, flops: record.flops,
       gives: record.kind === "kernel" ? record.results : record.results.map((v) => `%${v.name}`),
     };
