@@ -18,18 +18,21 @@ if TYPE_CHECKING:
     from graphllm.api import Model, Plan, compile, load
     from graphllm.errors import (
         CheckpointError,
+        ContextFullError,
         GraphLLMError,
         NativeError,
         ParseError,
         PassError,
         PlanError,
         RunError,
+        TemplateError,
         TokenizerError,
         VerifyError,
     )
 
 __all__ = [
     "CheckpointError",
+    "ContextFullError",
     "GraphLLMError",
     "Model",
     "NativeError",
@@ -38,6 +41,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "RunError",
+    "TemplateError",
     "TokenizerError",
     "VerifyError",
     "__version__",

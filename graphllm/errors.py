@@ -39,6 +39,32 @@ class RunError(GraphLLMError):
     """A request the runtime refuses: prompt too long, a bad token id, a bad sampler setting."""
 
 
+class ContextFullError(RunError):
+    """A dialogue that does not fit in the context.
+
+    Attributes:
+        needed: tokens of the dialogue and the least that an answer takes.
+        context: positions there are.
+        drops: (exchanges, tokens left): what dropping so many of the oldest exchanges would leave, where that helps.
+    """
+
+    def __init__(self, needed: int, context: int, drops: tuple[tuple[int, int], ...]) -> None:
+        self.needed, self.context, self.drops = needed, context, drops
+        offers = [f"dropping the oldest {_exchanges(n)} leaves {left}" for n, left in drops]
+        super().__init__(
+            f"context: the dialogue has {needed} tokens, with room for an answer, and there are {context} positions; "
+            + ", ".join([*offers, "a larger --context holds it"])
+        )
+
+
+def _exchanges(count: int) -> str:
+    return "exchange" if count == 1 else f"{count} exchanges"
+
+
+class TemplateError(GraphLLMError):
+    """A chat template that is damaged, does not come to an end, or refuses the dialogue it is given."""
+
+
 class NativeError(GraphLLMError):
     """Native code that cannot be had: no C++ compiler, or one that fails or hangs."""
 

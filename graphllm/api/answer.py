@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from graphllm.errors import RunError
 from graphllm.runtime.generate import Finish, Progress, check_count, generate_tokens
-from graphllm.runtime.sampling import Sampler, SamplerConfig
+from graphllm.runtime.logprobs import TokenLogprob, check_logprobs
+from graphllm.runtime.sampling import SamplerConfig, TokenChooser, make_sampler
 from graphllm.runtime.stops import StopStrings
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ class Completion:
         finish: why it ended: ``stop`` an end token or stop text, ``length`` the tokens asked for, ``context`` full.
         prompt_tokens: how many ids the prompt was.
         seed: of the sampler; the same seed and settings give the same answer.
+        logprobs: of each of ``tokens``, where they were asked for. They are the model's own, before temperature and
+            cuts.
+
+    With ``echo`` the prompt belongs to ``text``, ``tokens`` and ``logprobs``; its first token, which nothing precedes,
+    has the log-probability 0.
     """
 
     text: str
@@ -34,6 +40,7 @@ class Completion:
     finish: Finish
     prompt_tokens: int
     seed: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Answer:
@@ -56,20 +63,24 @@ class Answer:
         stop: Sequence[str],
         ignore_eos: bool,
         config: SamplerConfig,
+        *,
+        logprobs: int | None = None,
+        end_ids: frozenset[int] = frozenset(),
+        keep: bool = False,
     ) -> None:
+        """Args: those of ``Model.stream``; ``end_ids`` end it beside the model's own; ``keep`` what the cache has."""
         self.prompt_ids = model.encode(prompt)
         self.progress = Progress()
         check_count(max_tokens)
-        _check_texts("stop", stop)
-        if stop and model.tokenizer is None:
-            raise RunError(
-                "stop: this plan has no tokenizer, so an answer has no text; stop by max_tokens or end tokens"
-            )
-        sampler = Sampler(config, model.engine.vocab, model.allowed)
-        self.seed = sampler.seed
+        check_logprobs(logprobs)
+        check_stops(stop, model)
+        sampler = make_sampler(config, model.engine.vocab, model.allowed)
+        self.seed = self.progress.seed = sampler.seed
+        self._keep, self._logprobs = keep, logprobs
         self._stops = StopStrings(stop)
         self._tokenizer = model.tokenizer
-        self._tokens = self._generate(model, sampler, max_tokens, frozenset() if ignore_eos else model.stop_ids)
+        stop_ids = end_ids if ignore_eos else end_ids | model.stop_ids
+        self._tokens = self._generate(model, sampler, max_tokens, stop_ids)
 
     def tokens(self) -> Iterator[int]:
         """The answer's ids instead of its text; stop texts are not looked for."""
@@ -94,11 +105,18 @@ class Answer:
             yield tail
 
     def _generate(
-        self, model: Model, sampler: Sampler, max_tokens: int | None, stop_ids: frozenset[int]
+        self, model: Model, sampler: TokenChooser, max_tokens: int | None, stop_ids: frozenset[int]
     ) -> Iterator[int]:
-        model._begin(self)  # pyright: ignore[reportPrivateUsage]  # the two are one part
+        kept = model._begin(self, keep=self._keep)  # pyright: ignore[reportPrivateUsage]  # the two are one part
         tokens = generate_tokens(
-            model.engine, self.prompt_ids, sampler, max_tokens=max_tokens, stop_ids=stop_ids, progress=self.progress
+            model.engine,
+            self.prompt_ids,
+            sampler,
+            max_tokens=max_tokens,
+            stop_ids=stop_ids,
+            progress=self.progress,
+            kept=kept,
+            logprobs=self._logprobs,
         )
         while (token := model._next(self, tokens)) is not None:  # pyright: ignore[reportPrivateUsage]
             yield token
@@ -120,6 +138,9 @@ def sampler_config(sampler: SamplerConfig | None, settings: Mapping[str, Any]) -
         raise RunError(f"sampler: no setting called {unknown}; expected some of {known}") from None
 
 
-def _check_texts(name: str, given: Any) -> None:
-    if not isinstance(given, list | tuple) or not all(isinstance(text, str) for text in cast("list[Any]", given)):
-        raise RunError(f"{name}: {given!r:.60}; expected a list of texts")
+def check_stops(stop: Any, model: Model) -> None:
+    """Raise RunError unless ``stop`` is a list of texts, and none for a model that has no text."""
+    if not isinstance(stop, list | tuple) or not all(isinstance(text, str) for text in cast("list[Any]", stop)):
+        raise RunError(f"stop: {stop!r:.60}; expected a list of texts")
+    if stop and model.tokenizer is None:
+        raise RunError("stop: this plan has no tokenizer, so an answer has no text; stop by max_tokens or end tokens")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from operator import index
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,16 @@ from graphllm.api.plan import Plan
 from graphllm.errors import PlanError, RunError
 from graphllm.ir.core import Module
 from graphllm.plan.plan_file import PlanFile
+from graphllm.runtime.batch import numbered
 from graphllm.runtime.device import Device
 from graphllm.runtime.engine import Engine
-from graphllm.runtime.generate import generate_batch
 from graphllm.runtime.sampling import SamplerConfig
 from graphllm.runtime.tokenizer import Tokenizer, load_tokenizer
 
+if TYPE_CHECKING:
+    from graphllm.api.chat import Chat
+
+Item = TypeVar("Item")
 PathLike: TypeAlias = str | os.PathLike[str]
 
 
@@ -58,14 +63,14 @@ class Model:
             from graphllm.frontends.tokenizer_file import find_tokenizer
 
             data = find_tokenizer(Path(tokenizer), Path(tokenizer))
-        self._tokenizer_data = data
-        self._answering: Answer | None = None  # whose tokens slot 0 holds
+        self.tokenizer_data = data
+        self._answering: object = None  # what was begun last; an Answer's tokens are in slot 0
         self._one_thread = _OneThread()
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
         """The plan's tokenizer, None where it has none. Raises TokenizerError when it is damaged or too big."""
-        data = self._tokenizer_data
+        data = self.tokenizer_data
         return load_tokenizer(data, self.engine.vocab) if data is not None else None
 
     @cached_property
@@ -103,6 +108,7 @@ class Model:
         max_tokens: int | None = 256,
         stop: Sequence[str] = (),
         ignore_eos: bool = False,
+        logprobs: int | None = None,
         sampler: SamplerConfig | None = None,
         **settings: Any,
     ) -> Completion:
@@ -113,8 +119,10 @@ class Model:
             max_tokens: at most so many; None until something else ends it.
             stop: texts that end the answer and are not part of it. They need a tokenizer.
             ignore_eos: go on past end tokens.
+            logprobs: keep each token's log-probability, and those of so many likeliest tokens in its place.
             sampler: how tokens are chosen; or give its fields as keywords: temperature=0.8, top_k=40, top_p=0.95,
-                min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed. Greedy by default.
+                min_p, repetition_penalty, presence_penalty, frequency_penalty, logit_bias, seed, variant. Greedy by
+                default.
 
         Raises:
             RunError: the prompt is empty or does not fit in the context, an id is outside the vocabulary, text or
@@ -123,10 +131,11 @@ class Model:
             TokenizerError: the plan's tokenizer is damaged, or the prompt is not Unicode.
             PlanError: the plan's record of end tokens is damaged.
         """
-        answer = Answer(self, prompt, max_tokens, stop, ignore_eos, sampler_config(sampler, settings))
+        config = sampler_config(sampler, settings)
+        answer = Answer(self, prompt, max_tokens, stop, ignore_eos, config, logprobs=logprobs)
         text = "".join(answer)
         p = answer.progress
-        return Completion(text, tuple(p.tokens), p.finish, p.prompt_tokens, answer.seed)
+        return Completion(text, tuple(p.tokens), p.finish, p.prompt_tokens, answer.seed, tuple(p.logprobs))
 
     def stream(
         self,
@@ -135,6 +144,7 @@ class Model:
         max_tokens: int | None = 256,
         stop: Sequence[str] = (),
         ignore_eos: bool = False,
+        logprobs: int | None = None,
         sampler: SamplerConfig | None = None,
         **settings: Any,
     ) -> Answer:
@@ -143,7 +153,8 @@ class Model:
         Args and errors are those of ``generate``; those of the prompt's length come with the first piece. The pieces
         put together are its text.
         """
-        return Answer(self, prompt, max_tokens, stop, ignore_eos, sampler_config(sampler, settings))
+        config = sampler_config(sampler, settings)
+        return Answer(self, prompt, max_tokens, stop, ignore_eos, config, logprobs=logprobs)
 
     def generate_batch(
         self,
@@ -159,23 +170,70 @@ class Model:
         No answer depends on the other prompts. Prompt i samples with ``seed + i`` where a seed is given. Args and
         errors are those of ``generate``; more prompts than slots are a RunError too.
         """
-        config = sampler_config(sampler, settings)
-        ids = [self.encode(p) for p in prompts]
-        with self._one_thread:
-            self._answering = None
-            done = generate_batch(
-                self.engine,
-                ids,
-                config,
-                allowed=self.allowed,
-                max_tokens=max_tokens,
-                stop_ids=frozenset() if ignore_eos else self.stop_ids,
+        if len(prompts) > self.engine.slots:
+            raise RunError(
+                f"batch: {len(prompts)} prompts; this plan holds {self.engine.slots} at once, choose more --slots"
             )
-        texts = [self._text(prompt, p.tokens) for prompt, p in zip(ids, done, strict=True)]
-        return [
-            Completion(text, tuple(p.tokens), p.finish, p.prompt_tokens, p.seed)
-            for text, p in zip(texts, done, strict=True)
+        return self.complete(prompts, max_tokens=max_tokens, ignore_eos=ignore_eos, sampler=sampler, **settings)
+
+    def complete(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_tokens: int | None = 256,
+        stop: Sequence[str] = (),
+        ignore_eos: bool = False,
+        echo: bool = False,
+        logprobs: int | None = None,
+        sampler: SamplerConfig | None = None,
+        **settings: Any,
+    ) -> list[Completion]:
+        """Completions of any number of prompts of any lengths, in their order; as many at once as there are slots.
+
+        Each is what it would be alone. Prompt i samples with ``seed + i`` where a seed is given.
+
+        Args:
+            prompts: texts or token ids.
+            echo: the prompt is part of the completion, with its log-probabilities where they are asked for.
+            logprobs: keep each token's log-probability, and those of so many likeliest tokens in its place.
+            max_tokens, stop, ignore_eos, sampler, settings: as for ``generate``.
+
+        Raises:
+            RunError, TokenizerError, PlanError: as ``generate``, before anything is answered.
+        """
+        from graphllm.api.complete import Ask, complete_each
+
+        config = sampler_config(sampler, settings)
+        asks = [
+            Ask(prompt, max_tokens, stop, ignore_eos, echo, logprobs, numbered(config, i))
+            for i, prompt in enumerate(prompts)
         ]
+        return [answer for _, answer in sorted(complete_each(self, asks), key=lambda pair: pair[0])]
+
+    def chat(
+        self,
+        *,
+        system: str | None = None,
+        template: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Chat:
+        """A dialogue with the model: ``for piece in model.chat().say("Hello"): …``.
+
+        Args:
+            system: what the model is told before the first message.
+            template: what puts messages together: Jinja, the name of one that came with the model, or one of
+                ``runtime.chat.named.NAMES``; None = the model's own.
+            tools: JSON descriptions of functions, for templates that know them.
+            variables: what else a template knows: ``enable_thinking``, ``date_string`` …
+
+        Raises:
+            RunError: no template is known for this model, there is none of that name, or no tokenizer.
+            TokenizerError: the plan's tokenizer is damaged.
+        """
+        from graphllm.api.chat import Chat, format_for
+
+        return Chat(self, format_for(self, template, variables), system=system, tools=tools)
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Logits f32 [T,V] at every position of ``ids`` [T]; row t is the prediction after ``ids[:t + 1]``.
@@ -196,22 +254,22 @@ class Model:
                 at += len(block)
         return out
 
-    def _text(self, prompt: Sequence[int], tokens: Sequence[int]) -> str:
-        """The text of an answer, as it follows its prompt."""
-        if self.tokenizer is None:
-            return ""
-        decoder = self.tokenizer.stream(prompt)
-        return "".join([*map(decoder.push, tokens), decoder.flush()])
-
-    def _begin(self, answer: Answer) -> None:
+    def _begin(self, answer: Answer, *, keep: bool) -> int:
+        """How many tokens of the prompt the cache still has from the answer before; none unless they are to be kept."""
         with self._one_thread:
-            self._answering = answer
-            self.engine.truncate(0)
+            before, self._answering = self._answering, answer
+            kept = 0
+            if keep and isinstance(before, Answer):
+                held = [*before.prompt_ids, *before.progress.tokens][: self.engine.lengths[0]]
+                shared = zip(held, answer.prompt_ids[:-1], strict=False)  # the last one is fed: its logits are wanted
+                kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], shared))
+            self.engine.truncate(kept)
+            return kept
 
-    def _next(self, answer: Answer, tokens: Iterator[int]) -> int | None:
-        """The next token of the answer that was begun last, None at its end."""
+    def _next(self, who: object, tokens: Iterator[Item]) -> Item | None:
+        """The next of what was begun last, None at its end."""
         with self._one_thread:
-            if self._answering is not answer:
+            if self._answering is not who:
                 raise RunError("answer: something else was begun on this model since; take an answer to its end first")
             return next(tokens, None)
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from graphllm.cli.arguments import build_parser
+from graphllm.cli.arguments import build_parser, llama2c_words
 from graphllm.cli.process import discard_output, open_streams, unwind_on_signals
 from graphllm.cli.terminal import complain, say
 from graphllm.errors import GraphLLMError
@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str] | None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if (theirs := llama2c_words(words)) is not None:
+        return import_module("graphllm.cli.llama2c").run(theirs)
     parser = build_parser()
     try:
         arguments = parser.parse_args(argv)

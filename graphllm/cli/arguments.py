@@ -27,6 +27,8 @@ def build_parser() -> argparse.ArgumentParser:
     _demo(commands.add_parser("demo", help="compile the model that comes with graphllm and let it tell a story"))
     _compile(commands.add_parser("compile", help="compile a checkpoint into a plan"))
     _run(commands.add_parser("run", help="generate text with a plan or a checkpoint"))
+    _chat(commands.add_parser("chat", help="talk with a model: a dialogue that keeps its cache between turns"))
+    _batch(commands.add_parser("batch", help="answer a file of prompts, JSON lines to JSON lines"))
     _show(commands.add_parser("show", help="look at a plan or a checkpoint: summary, IR, graph, source, memory"))
     _opt(commands.add_parser("opt", help="run passes over text IR"))
     _report(commands.add_parser("report", help="write one page to look at a plan, or at two and their differences"))
@@ -39,6 +41,18 @@ def build_parser() -> argparse.ArgumentParser:
     _cache(commands.add_parser("cache", help="list or clear the plans that run has kept"))
     _completion(commands.add_parser("completion", help="print a completion script for a shell"))
     return parser
+
+
+def llama2c_words(words: list[str]) -> list[str] | None:
+    """What llama2.c's own options are, where a command line asks for its ways: letters mean other things there."""
+    if words[:1] != ["run"]:
+        return None
+    for i, word in enumerate(words):
+        if word == "--compat=llama2.c":
+            return words[1:i] + words[i + 1 :]
+        if words[i : i + 2] == ["--compat", "llama2.c"]:
+            return words[1:i] + words[i + 2 :]
+    return None
 
 
 def _model(p: argparse.ArgumentParser, name: str, help: str) -> None:
@@ -149,12 +163,86 @@ def _run(p: argparse.ArgumentParser) -> None:
         "Without -p, -f or --ids the prompt is read from standard input."
     )
     _model(p, "model", "a plan or a checkpoint; demo: our own")
+    p.add_argument(
+        "--compat", choices=["llama2.c"], help="behave as llama2.c's run: its options -t -p -s -n -i -z -m -y instead"
+    )
     _generation(p, 0.0, 256)
 
 
 def _demo(p: argparse.ArgumentParser) -> None:
     p.description = "A story by the model that comes with graphllm. Takes what run takes; the prompt may be left out."
     _generation(p, 0.7, 400)
+
+
+def _chat(p: argparse.ArgumentParser) -> None:
+    p.description = (
+        "A dialogue. With a terminal, lines are edited and remembered and /help tells the commands; from a pipe, each "
+        "line is a message."
+    )
+    _model(p, "model", "a plan or a checkpoint with a chat template, or see --template")
+    p.add_argument("--system", metavar="TEXT", help="what the model is told first")
+    _template(p)
+    p.add_argument("--load", metavar="FILE", help="go on with a chat that /save has saved")
+    p.add_argument(
+        "-n",
+        "--max-tokens",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="at most N tokens an answer (default: until the model ends it)",
+    )
+    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be given again")
+    p.add_argument("--stats", action="store_true", help="what each answer took, on stderr")
+    p.add_argument("--no-history", action="store_true", help="neither read nor keep what was typed in other chats")
+    _device(p)
+    _sampling(p, 0.7)
+    _model_options(p)
+
+
+def _batch(p: argparse.ArgumentParser) -> None:
+    p.description = (
+        'Each line of the input is a text, or an object with "prompt", "ids" or "messages", an "id", and settings of '
+        "its own. Each answer is a line of the output. When it was interrupted, the same command goes on. Exit code 1: "
+        "some lines could not be answered; the output says why."
+    )
+    _model(p, "model", "a plan or a checkpoint; demo: our own")
+    p.add_argument("input", help="a file of JSON lines")
+    p.add_argument("-o", "--output", required=True, metavar="FILE", help="the file of answers, new or to go on with")
+    p.add_argument(
+        "-n", "--max-tokens", type=int, default=256, metavar="N", help="at most N tokens; -1: no limit (default: 256)"
+    )
+    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be given again")
+    p.add_argument("--ignore-eos", action="store_true", help="go on past end tokens")
+    p.add_argument("--echo", action="store_true", help="the prompt is part of the answer")
+    p.add_argument("-q", "--quiet", action="store_true", help="no progress, no last line")
+    _logprobs(p)
+    _template(p)
+    _device(p)
+    _sampling(p, 0.0)
+    _model_options(p)
+
+
+def _template(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--template",
+        metavar="NAME",
+        help="one that came with the model, chatml, llama-2, llama-3, llama-3.1, llama-3.2, mistral, qwen2, qwen2.5, "
+        "qwen3, zephyr, or a file *.jinja (default: the model's own)",
+    )
+    p.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="for the template: enable_thinking=false"
+    )
+
+
+def _logprobs(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--logprobs",
+        type=_whole,
+        nargs="?",
+        const=0,
+        metavar="K",
+        help="each token's log-probability, and those of the K likeliest in its place",
+    )
 
 
 def _generation(p: argparse.ArgumentParser, temperature: float, max_tokens: int) -> None:
@@ -174,7 +262,14 @@ def _generation(p: argparse.ArgumentParser, temperature: float, max_tokens: int)
     p.add_argument("--ignore-eos", action="store_true", help="go on past end tokens")
     p.add_argument("--no-echo", action="store_true", help="print the answer without the prompt")
     p.add_argument("--stats", action="store_true", help="print speeds and memory on stderr at the end")
+    p.add_argument("--json", action="store_true", help="print the answer as one JSON object when it is complete")
+    _logprobs(p)
     _device(p)
+    _sampling(p, temperature)
+    _model_options(p)
+
+
+def _sampling(p: argparse.ArgumentParser, temperature: float) -> None:
     s = p.add_argument_group("sampling")
     s.add_argument(
         "-t", "--temperature", type=float, default=temperature, metavar="X", help="0: greedy (default: %(default)s)"
@@ -188,7 +283,11 @@ def _generation(p: argparse.ArgumentParser, temperature: float, max_tokens: int)
     s.add_argument("--penalty-window", type=int, default=0, metavar="N", help="tokens that penalties look back; 0: all")
     s.add_argument("--logit-bias", action="append", default=[], metavar="ID=X", help="may be given again")
     s.add_argument("--seed", type=int, metavar="N")
-    _model_options(p)
+    s.add_argument(
+        "--sampler",
+        choices=["llama2.c", "sample.py", "meta", "learning-lm-rs"],
+        help="the sampler of another program, with those of these settings that it has",
+    )
 
 
 def _device(p: argparse.ArgumentParser) -> None:

@@ -86,4 +86,7 @@ def sampler_choices(a: argparse.Namespace) -> dict[str, Any]:
         except ValueError:
             raise RunError(f"--logit-bias {item}: expected ID=NUMBER, as in 13=-5.5") from None
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
-    return {name: getattr(a, name) for name in (*names, "penalty_window", "seed")} | {"logit_bias": bias}
+    return {name: getattr(a, name) for name in (*names, "penalty_window", "seed")} | {
+        "logit_bias": bias,
+        "variant": a.sampler,
+    }

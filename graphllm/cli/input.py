@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from graphllm.errors import GraphLLMError
@@ -31,3 +32,11 @@ def read_text(path: str, what: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise GraphLLMError(f"{where}: not UTF-8 text; {error.reason} at byte {error.start}") from None
+
+
+def argument(text: str, what: str) -> str:
+    """A text of the command line: UTF-8, also where the locale says that arguments are ASCII. Raises GraphLLMError."""
+    try:
+        return text if text.isascii() else os.fsencode(text).decode("utf-8")
+    except (UnicodeEncodeError, UnicodeDecodeError) as error:
+        raise GraphLLMError(f"{what} {text!r:.60}: not UTF-8 text; {error.reason}") from None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
+import json
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from graphllm.cli.choices import load_choices, sampler_choices
-from graphllm.cli.input import read_text
+from graphllm.cli.input import argument, read_text
 from graphllm.cli.terminal import Meter, say
 from graphllm.errors import RunError
 
@@ -34,18 +34,26 @@ def run(a: argparse.Namespace) -> int:
             **load_choices(a),
         )
         limit = None if a.max_tokens == -1 else a.max_tokens
-        answer = model.stream(prompt, max_tokens=limit, stop=a.stop, ignore_eos=a.ignore_eos, **sampler_choices(a))
+        how = {"stop": a.stop, "ignore_eos": a.ignore_eos, "logprobs": a.logprobs, **sampler_choices(a)}
+        answer = model.stream(prompt, max_tokens=limit, **how)
         model.engine.check(answer.prompt_ids)  # before any of it is printed
     ready = time.perf_counter() - started
     interrupted = False
+    text: list[str] = []
     try:
-        if isinstance(prompt, str):
+        if a.json:
+            text.extend(answer)
+        elif isinstance(prompt, str):
             _print_text(answer, "" if a.no_echo else _echo(model, answer.prompt_ids))
         else:
             _print_ids(answer)
     except KeyboardInterrupt:
         interrupted = True
-    print(flush=True)
+    if a.json:
+        _print_json(model, answer, "".join(text))
+    else:
+        print(flush=True)
+        _print_logprobs(model, answer)
     if answer.progress.finish == "context" and not interrupted:
         say(f"stopped: the context of {model.engine.context} positions is full; --context makes it larger")
     if a.stats:
@@ -60,18 +68,10 @@ def _prompt(a: argparse.Namespace) -> str | list[int]:
         except ValueError:
             raise RunError(f"--ids {a.ids!r}: expected whole numbers, as in --ids '1 403 407'") from None
     if a.prompt is not None:
-        return _argument(a.prompt)
+        return argument(a.prompt, "prompt")
     if a.file is None and sys.stdin.isatty():
         raise RunError("prompt: none given; use -p TEXT, -f FILE, --ids IDS, or pipe it in")
     return read_text(a.file or "-", "prompt").rstrip("\r\n")  # every editor ends a file with one
-
-
-def _argument(text: str) -> str:
-    """A text of the command line: UTF-8, also where the locale says that arguments are ASCII."""
-    try:
-        return text if text.isascii() else os.fsencode(text).decode("utf-8")
-    except (UnicodeEncodeError, UnicodeDecodeError) as error:
-        raise RunError(f"prompt {text!r:.60}: not UTF-8 text; {error.reason}") from None
 
 
 def _echo(model: Model, ids: list[int]) -> str:
@@ -91,6 +91,32 @@ def _print_text(answer: Answer, echo: str) -> None:
 def _print_ids(answer: Answer) -> None:
     for i, token in enumerate(answer.tokens()):
         print(f" {token}" if i else token, end="", flush=True)
+
+
+def _print_json(model: Model, answer: Answer, text: str) -> None:
+    from graphllm.api.answer import Completion
+    from graphllm.api.record import record_of
+
+    p = answer.progress
+    whole = Completion(text, tuple(p.tokens), p.finish, p.prompt_tokens, answer.seed, tuple(p.logprobs))
+    record = record_of(whole, model.tokenizer, logprobs=bool(p.logprobs))
+    record |= {
+        "prompt_ids": answer.prompt_ids,
+        "prefill_seconds": p.prefill_seconds,
+        "decode_seconds": p.decode_seconds,
+    }
+    print(json.dumps(record, ensure_ascii=False), flush=True)
+
+
+def _print_logprobs(model: Model, answer: Answer) -> None:
+    """A line for each token on stderr: its log-probability and the likeliest tokens in its place."""
+
+    def named(token: int) -> str:
+        return repr(model.tokenizer.piece(token)) if model.tokenizer is not None else str(token)
+
+    for one in answer.progress.logprobs:
+        top = "  ".join(f"{named(token)} {logprob:.4f}" for token, logprob in one.top)
+        say(f"{one.logprob:9.4f}  {named(one.token)}" + (f"   of {top}" if top else ""))
 
 
 def _print_stats(model: Model, answer: Answer, ready: float, *, sampled: bool) -> None:

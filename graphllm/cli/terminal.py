@@ -58,6 +58,15 @@ def complain(error: GraphLLMError) -> None:
             print(_visible(line), file=sys.stderr)
 
 
+# What drives a terminal, but for the end of a line and a tab.
+_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+
+
+def harmless(text: str) -> str:
+    """What a model says, for a terminal: it may say anything, but not move the cursor or rename the window."""
+    return text.translate(_CONTROLS)
+
+
 def _visible(line: str) -> str:
     """Names of files may hold anything: what would break the line, or drive the terminal, is shown as its escape."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)

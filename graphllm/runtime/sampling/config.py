@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Final
 
 from graphllm.errors import RunError
+
+# Samplers of other programs (`variants`), each with the settings it has.
+VARIANTS: Final[Mapping[str, frozenset[str]]] = {
+    "llama2.c": frozenset({"temperature", "top_p", "seed"}),
+    "sample.py": frozenset({"temperature", "top_k", "seed"}),
+    "meta": frozenset({"temperature", "top_p", "seed"}),
+    "learning-lm-rs": frozenset({"temperature", "top_k", "top_p", "seed"}),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,7 @@ class SamplerConfig:
     logit_bias: Mapping[int, float] = field(default_factory=dict[int, float], hash=False)  # added, by token id
     seed: int | None = None  # None: drawn afresh; Sampler.seed tells which
     penalty_window: int = 0  # penalties see this many of the latest tokens; 0: all
+    variant: str | None = None  # the sampler of another program, to the letter: one of VARIANTS
 
     def __post_init__(self) -> None:
         _number("temperature", self.temperature, 0, 1e6)
@@ -43,6 +52,8 @@ class SamplerConfig:
         if self.seed is not None:
             _integer("seed", self.seed, 0)
         _integer("penalty_window", self.penalty_window, 0)
+        if self.variant is not None:
+            _variant(self)
         # A copy: the caller's dictionary may change later, what was checked must not.
         object.__setattr__(self, "logit_bias", dict(self.logit_bias))
 
@@ -66,6 +77,16 @@ def _integer(name: str, value: Any, low: int) -> None:
 def _mapping(name: str, value: Any) -> None:
     if not isinstance(value, Mapping):
         raise RunError(f"sampler: {name} = {value!r:.60}; expected numbers by token id")
+
+
+def _variant(config: SamplerConfig) -> None:
+    has = VARIANTS.get(config.variant) if isinstance(config.variant, str) else None
+    if has is None:
+        raise RunError(f"sampler: variant = {config.variant!r:.40}; expected {', '.join(VARIANTS)}")
+    plain = SamplerConfig()
+    for name in SamplerConfig.__dataclass_fields__.keys() - has - {"variant"}:
+        if getattr(config, name) != getattr(plain, name):
+            raise RunError(f"sampler: {config.variant} has no {name}; expected some of {', '.join(sorted(has))}")
 
 
 def _is(value: object, kind: type) -> bool:

@@ -5,7 +5,6 @@ Unigram models and character maps are refused by name: no model we compile uses 
 
 from __future__ import annotations
 
-import re
 import struct
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,16 +76,11 @@ class SentencePieceTokenizer(Tokenizer):
     def _id_of(self, token: str | None, default: int) -> int | None:
         if token is None:
             return default if default >= 0 else None
-        return self._special_names.get(token)
+        return self.special_names.get(token)
 
     @cached_property
-    def _special_names(self) -> dict[str, int]:
+    def special_names(self) -> dict[str, int]:
         return {piece: i for i, piece in enumerate(self._pieces) if self._is_special(i)}
-
-    @cached_property
-    def _special_pattern(self) -> re.Pattern[str]:
-        longest_first = sorted(self._special_names, key=len, reverse=True)
-        return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
 
     def _is_special(self, token: int) -> bool:
         return self._library.is_control(token) or self._library.is_unknown(token)
@@ -96,7 +90,7 @@ class SentencePieceTokenizer(Tokenizer):
         if add_special and self._add_bos and self.bos_id is not None:
             ids.append(self.bos_id)
         for part in self._special_pattern.split(text) if special else [text]:
-            known = self._special_names.get(part) if special else None
+            known = self.special_names.get(part) if special else None
             if known is not None:
                 ids.append(known)
             elif part:

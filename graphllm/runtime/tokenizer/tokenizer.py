@@ -8,8 +8,10 @@ state is at most three bytes of an unfinished character and the number of leadin
 from __future__ import annotations
 
 import codecs
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 from graphllm.errors import TokenizerError
 
@@ -45,11 +47,48 @@ class Tokenizer(ABC):
             if self.bos_id is None:
                 raise TokenizerError(f"{self.where}: has no BOS token to begin with")
             ids.insert(0, self.bos_id)
+        return self._checked(ids)
+
+    def _checked(self, ids: list[int]) -> list[int]:
         if ids and max(ids) >= self.vocab_size:
             raise TokenizerError(
                 f"{self.where}: its ids have holes; expected all below {self.vocab_size}, their number, got {max(ids)}"
             )
         return ids
+
+    @cached_property
+    def special_names(self) -> Mapping[str, int]:
+        """Special tokens by name: those that no text becomes unless it is asked to."""
+        return {self.piece(i): i for i in range(self.vocab_size) if self._look_up(i)[1]}
+
+    def encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+        """The ids of several texts put together, nothing added.
+
+        Each comes with whether names of special tokens in it are those tokens; in the others they are plain text. Where
+        no plain text has such a name, the ids are those of ``encode(text, bos=False, special=True)``.
+        """
+        whole = "".join(text for text, _ in parts)
+        if not any(self._special_pattern.search(text) for text, special in parts if not special):
+            return self.encode(whole, bos=False, special=True)
+        return self._checked(self._encode_parts(parts))
+
+    def _encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+        ids: list[int] = []
+        plain = ""
+        for text, special in parts:
+            for piece in self._special_pattern.split(text) if special else [text]:
+                known = self.special_names.get(piece) if special else None
+                if known is None:
+                    plain += piece
+                    continue
+                ids += [*(self.encode(plain, bos=False, special=False) if plain else ()), known]
+                plain = ""
+        return ids + (self.encode(plain, bos=False, special=False) if plain else [])
+
+    @cached_property
+    def _special_pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(filter(None, self.special_names), key=len, reverse=True)
+        return re.compile("(" + ("|".join(map(re.escape, longest_first)) or "(?!)") + ")")
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
         """The text of ``ids``; ill-formed UTF-8 becomes U+FFFD."""

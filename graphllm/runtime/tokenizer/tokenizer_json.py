@@ -6,8 +6,9 @@ several megabytes of JSON a second time would double the load time.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from threading import Lock
 
 from graphllm.errors import TokenizerError
@@ -44,7 +45,7 @@ class JsonTokenizer(Tokenizer):
         self._library = library
         self._lock = Lock()  # the library keeps "read special names or not" as a setting, not as an argument
         self._rule = rule
-        self._special = frozenset(i for i, token in added.items() if token.special)
+        self._special = {i: token for i, token in added.items() if token.special}
         self.leading_spaces = rule.leading_spaces
         if settings.bos_token is not None:
             self.bos_id = self._id_of(settings.bos_token)
@@ -61,6 +62,41 @@ class JsonTokenizer(Tokenizer):
         with self._lock, _library_errors("cannot encode this text"):
             self._library.encode_special_tokens = special is False
             return self._library.encode(text, add_special_tokens=add_special).ids
+
+    @cached_property
+    def special_names(self) -> dict[str, int]:
+        return {token.content: i for i, token in self._special.items()}
+
+    def _encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
+        """By the library in one go, since what it does with spaces depends on a token's neighbours.
+
+        While it reads special names as text it still reads those of added tokens that are not special. So each special
+        token that is meant gets such a twin, under a name that occurs nowhere in the text.
+        """
+        from tokenizers import AddedToken
+
+        used = {char for text, _ in parts for char in text}
+        mark = next(char for char in map(chr, range(0x100000, 0x10FFFE)) if char not in used)
+        twins: dict[str, str] = {}
+        for name, i in self.special_names.items():
+            if any(special and name in text for text, special in parts):
+                twins[name] = f"{mark}{i}{mark}"
+        text = "".join(
+            self._special_pattern.sub(lambda match: twins[match[0]], text) if special else text
+            for text, special in parts
+        )
+        with self._lock, _library_errors("cannot encode this text"):
+            meant: dict[int, int] = {}
+            for name, twin in twins.items():
+                i = self.special_names[name]
+                token = self._special[i]
+                added = AddedToken(twin, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False)
+                self._library.add_tokens([added])  # pyright: ignore[reportUnknownMemberType]
+                number = self._library.token_to_id(twin)
+                assert number is not None
+                meant[number] = i
+            self._library.encode_special_tokens = True
+            return [meant.get(i, i) for i in self._library.encode(text, add_special_tokens=False).ids]
 
     def _look_up(self, token: int) -> tuple[bytes, bool]:
         text = self._library.id_to_token(token)

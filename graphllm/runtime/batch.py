@@ -1,0 +1,129 @@
+"""Many prompts side by side: one slot each, common steps, and the next prompt in as soon as an answer is complete."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from graphllm.runtime.device import Logits
+from graphllm.runtime.engine import Engine
+from graphllm.runtime.generate import Progress, check_count
+from graphllm.runtime.logprobs import logprob_of, prompt_logprobs
+from graphllm.runtime.sampling import SamplerConfig, TokenChooser
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt and how it is to be answered.
+
+    ``says_stop`` is told each token and answers whether the text is complete with it, as a stop text makes it.
+    ``logprobs`` alternatives are kept for each token of the answer, and with ``echo`` of the prompt before it.
+    """
+
+    prompt: Sequence[int]
+    sampler: TokenChooser
+    max_tokens: int | None
+    stop_ids: frozenset[int] = frozenset()
+    says_stop: Callable[[int], bool] | None = None
+    logprobs: int | None = None
+    echo: bool = False
+
+
+@dataclass(slots=True)
+class _Row:
+    """An answer on its way: what was asked, what was said, and the logits its next token comes from."""
+
+    index: int
+    request: Request
+    progress: Progress
+    history: list[int]
+    logits: Logits
+    started: float = field(default_factory=time.perf_counter)
+
+
+def complete(engine: Engine, requests: Iterable[Request]) -> Iterator[tuple[int, Progress]]:
+    """Answer all requests and yield each one's number and answer as it is complete.
+
+    As many are on their way as the engine has slots, whatever those hold is forgotten. No answer depends on the others.
+    Requests are taken from their iterable as slots become free.
+
+    Raises:
+        RunError: a prompt is empty or does not fit in the context, an id is outside the vocabulary, or the model gives
+            logits that are no numbers. Answers that were not complete are lost.
+    """
+    waiting = enumerate(requests)
+    free = list(range(engine.slots))
+    live: dict[int, _Row] = {}
+    while True:
+        while free and (item := next(waiting, None)) is not None:
+            slot = free.pop(0)
+            row = _begun(engine, *item, slot)
+            if row.request.max_tokens == 0:
+                row.progress.finish = "length"
+                yield row.index, row.progress
+                free.insert(0, slot)
+            else:
+                live[slot] = row
+        if not live:
+            return
+        chosen: list[tuple[int, int]] = []
+        for slot in sorted(live):
+            token = _next_token(live[slot], engine, slot)
+            if token is not None:
+                chosen.append((token, slot))
+        for slot in [s for s in live if s not in {s for _, s in chosen}]:
+            row = live.pop(slot)
+            free.append(slot)
+            row.progress.decode_seconds = time.perf_counter() - row.started
+            yield row.index, row.progress
+        if chosen:
+            for (_, slot), logits in zip(chosen, engine.step_many(chosen), strict=True):
+                live[slot].logits = logits
+
+
+def _begun(engine: Engine, index: int, request: Request, slot: int) -> _Row:
+    check_count(request.max_tokens)
+    progress = Progress(prompt_tokens=len(request.prompt), seed=request.sampler.seed)
+    started = time.perf_counter()
+    engine.truncate(0, slot)
+    if request.echo and request.logprobs is not None:
+        progress.logprobs = prompt_logprobs(engine, request.prompt, request.logprobs, slot)
+        # Fed once more, as any prompt is: asking for its probabilities must not change the answer.
+        engine.truncate(0, slot)
+    if request.max_tokens == 0 and progress.logprobs:
+        logits = np.empty(0, np.float32)
+    else:
+        # copied: the device's own are good until its next step, which is another prompt's
+        logits = np.array(engine.feed(request.prompt, slot))
+    progress.prefill_seconds = time.perf_counter() - started
+    return _Row(index, request, progress, list(request.prompt), logits)
+
+
+def _next_token(row: _Row, engine: Engine, slot: int) -> int | None:
+    """The token to go on from, None where the answer is complete."""
+    request, progress = row.request, row.progress
+    token = request.sampler.sample(row.logits, row.history)
+    if token in request.stop_ids:
+        progress.finish = "stop"
+        return None
+    if request.logprobs is not None:
+        progress.logprobs.append(logprob_of(row.logits, token, request.logprobs))
+    progress.tokens.append(token)
+    row.history.append(token)
+    if request.says_stop is not None and request.says_stop(token):
+        progress.finish = "stop"
+    elif len(progress.tokens) == request.max_tokens:
+        progress.finish = "length"
+    elif engine.lengths[slot] >= engine.context:
+        progress.finish = "context"
+    else:
+        return token
+    return None
+
+
+def numbered(config: SamplerConfig, index: int) -> SamplerConfig:
+    """The settings of sequence ``index`` of a batch: a stream of random numbers of its own."""
+    return config if config.seed is None else replace(config, seed=config.seed + index)
