@@ -45,7 +45,7 @@ READS = 2  # of 2 GiB in one turn
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: our rate over the peer's. Engines are "name format"."""
+    """One line of the table: our rate over the peer's. Engines are "name format", ours with an ISA if not native."""
 
     measure: Measure
     ours: str
@@ -67,6 +67,8 @@ READ = "streaming read"
 ROWS = (
     Row("decode", "graphllm int8", "llama.cpp Q8_0", 1.25),
     Row("decode", "graphllm int8-dynamic", "llama.cpp Q8_0", 1.25),
+    Row("decode", "graphllm int8 portable-native", "llama.cpp Q8_0", 0.7),
+    Row("decode", "graphllm int8 portable", "llama.cpp Q8_0", 0.7),
     Row("decode", "graphllm bf16", "llama.cpp BF16", 1.05),
     Row("decode", "graphllm f32", "llama.cpp F32", 1.0),
     Row("decode", "graphllm f32", "llama2.c f32", 1.15),
@@ -104,12 +106,13 @@ class Result:
 class Worker:
     """An engine in its own process (``peer_worker.py``), warm, waiting to be told."""
 
-    def __init__(self, engine: str, path: Path, threads: int, warm: Sequence[Measure]) -> None:
+    def __init__(self, engine: str, path: Path, threads: int, warm: Sequence[Measure], isa: str = "native") -> None:
         self.engine = engine
+        environment = os.environ | {"GRAPHLLM_ISA": isa}
         command = [sys.executable, str(HERE / "peer_worker.py"), engine, str(path), str(threads)]
-        with path.with_name(f"{path.name}.log").open("w") as log:
+        with path.with_name(f"{path.name}.{isa}.log").open("w") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
             )
         try:
             self._answer()
@@ -179,8 +182,9 @@ class Bench:
 
     def input_of(self, model: str, engine: str) -> Path:
         """A plan must end in .gllm, and llama.cpp goes by .gguf."""
-        suffix = {"graphllm": ".gllm", "llama.cpp": ".gguf"}.get(engine.split()[0], "")
-        return self.work / f"{model}.{engine.replace(' ', '.')}{suffix}"
+        name, kind, *_ = engine.split()
+        suffix = {"graphllm": ".gllm", "llama.cpp": ".gguf"}.get(name, "")
+        return self.work / f"{model}.{name}.{kind}{suffix}"
 
     def prepare(self, model: str, rows: Sequence[Row]) -> dict[str, str]:
         """Make what the rows' engines read; the reasons of those that cannot run."""
@@ -194,7 +198,7 @@ class Bench:
             part.rename(checkpoint)
         reasons: dict[str, str] = {}
         for engine, path in inputs.items():
-            name, kind = engine.split()
+            name, kind, *_ = engine.split()
             print(f"{model}: {path.name}", file=sys.stderr, flush=True)
             try:
                 make_input(name, kind, checkpoint, path)
@@ -219,7 +223,8 @@ class Bench:
         path = self.input_of(model, engine)
         if engine.startswith("llama2.c"):
             return Llama2c(self.llama2c, path / "model.bin", path / "tokenizer.bin", threads)
-        return Worker(engine.split()[0], path, threads, warm)
+        name, _, *isa = engine.split()
+        return Worker(name, path, threads, warm, *isa)
 
 
 def engines_of(rows: Sequence[Row]) -> list[str]:

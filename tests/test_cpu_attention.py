@@ -98,7 +98,7 @@ def test_long_caches(shape: tuple[int, int, int], kv: str, window: int) -> None:
     compare(shape, kv, window)
 
 
-@pytest.mark.parametrize("isa", ["avx2", "portable"])
+@pytest.mark.parametrize("isa", ["avx2", "portable", "portable-native"])
 @pytest.mark.parametrize("kv", ["f32", "f16", "i8"])
 def test_fewer_instructions(kv: str, isa: Isa) -> None:
     if isa == "avx2" and not {"avx2", "fma", "f16c"} <= set(cpu_features().split()):

@@ -64,7 +64,7 @@ class _Writer:
             pointers = f"{text.whole(q, 'q')}, {text.whole(scale, 'scale')}"
             kind = f"{kind}<{C_TYPES[scale.type.dtype]}>"
             text.line(f"const {kind} weights{{{pointers}, {k}, {op.attrs['group']}}};")
-            sizes = f"{k}, {op.attrs['group']}" if p.conversion is None else str(k)
+            sizes = str(k) if flat else f"{k}, {op.attrs['group']}"
             return "weights", f"{kind}::row_bytes({sizes})"
         w = p.conversion.operands[0] if p.conversion is not None else p.anchor.operands[1]
         kind = "Both16" if p.rounded else f"Dense<{C_TYPES[w.type.dtype]}>"

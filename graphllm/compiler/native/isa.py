@@ -10,7 +10,8 @@ from typing import Final, Literal, cast, get_args
 
 from graphllm.errors import NativeError
 
-Isa = Literal["native", "avx2", "portable"]
+Isa = Literal["native", "avx2", "portable", "portable-native"]
+_PORTABLE: Final = "-DGRAPHLLM_PORTABLE"
 _CPUINFO: Final = Path("/proc/cpuinfo")
 
 
@@ -23,9 +24,12 @@ def chosen_isa() -> Isa:
 
 
 def isa_flags(isa: Isa) -> tuple[str, ...]:
-    """Compiler flags. ``portable`` is plain C++ that any compiler vectorises, for what every such CPU has."""
+    """Compiler flags. ``portable`` is plain C++ that any compiler vectorises, for what every such CPU has, and
+    ``portable-native`` the same for all that this one has."""
     if isa == "portable":
-        return ("-DGRAPHLLM_PORTABLE",)
+        return (_PORTABLE,)
+    if isa == "portable-native":
+        return (_PORTABLE, *isa_flags("native"))
     if isa == "avx2":
         return ("-march=x86-64-v3",)
     machine = platform.machine().lower()

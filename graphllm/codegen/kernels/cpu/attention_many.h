@@ -24,14 +24,14 @@ inline void spread(const float* x, long row, long step, const float* panel, int 
                 sums[r][c] += read<NF>(panel + long(k) * PANEL + c * LANE) * x[r * row + k * step];
 }
 
-struct Lanes {
+struct Queries {
     VI position[QUERIES];
     VF most[QUERIES], total[QUERIES];
 };
 
 // Scores [n][PANEL] to probabilities that are still to be divided by their sum; what sums of earlier blocks are to be
 // multiplied by goes to ``fade``. Key j lies at ``first + j``.
-inline void soften(float* scores, int n, int first, float scale, int window, bool masked, Lanes& lanes, VF* fade) {
+inline void soften(float* scores, int n, int first, float scale, int window, bool masked, Queries& lanes, VF* fade) {
     for (int v = 0; v < QUERIES; ++v) {
         float* at = scores + v * LANES;
         const VI position = lanes.position[v];
@@ -39,9 +39,9 @@ inline void soften(float* scores, int n, int first, float scale, int window, boo
         for (int j = 0; j < n; ++j) {
             VF s = load(at + long(j) * PANEL) * scale;
             if (masked) {
-                const VI key = VI{} + (first + j);
+                const VI key = all<int32_t>(first + j);
                 const VI seen = window > 0 ? (key <= position) & (key > position - window) : key <= position;
-                s = seen ? s : all(-INFINITY);
+                s = select(seen, s, all(-INFINITY));
             }
             store(at + long(j) * PANEL, s);
             most = larger(s, most);
@@ -73,11 +73,13 @@ inline void attention_many(const Step& step, const float* q, Cache keys, Cache v
         const auto place = [&](int lane) {  // of a query, and of its result
             return (long(row_of(lane)) * heads.queries + head * group + (from + lane) % group) * D;
         };
-        Lanes lanes;
+        Queries lanes;
         for (int v = 0; v < QUERIES; ++v) {
-            lanes.most[v] = all(LOWEST), lanes.total[v] = all(0);
+            int32_t position[LANES];
             for (int l = 0; l < LANES; ++l)
-                lanes.position[v][l] = step.pos[row_of(v * LANES + l < count ? v * LANES + l : count - 1)];
+                position[l] = step.pos[row_of(v * LANES + l < count ? v * LANES + l : count - 1)];
+            lanes.position[v] = load_words<int32_t>(position);
+            lanes.most[v] = all(LOWEST), lanes.total[v] = all(0.0f);
         }
         std::memset(queries, 0, sizeof(float) * DEEP * PANEL * 2);
         for (int lane = 0; lane < count; ++lane)

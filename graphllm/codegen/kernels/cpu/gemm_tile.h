@@ -7,23 +7,20 @@
 
 namespace graphllm {
 
-// The registers of the machine at hand: WIDE bytes each. A tile has TALL rows where a sum is one register, SHORT where
+// By the registers of the machine at hand: a tile has TALL rows where a sum is one register, SHORT where
 // it is two.
-#if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512F__)
-constexpr int WIDE = 64, COLUMNS = 2, TALL = 12, SHORT = 6;  // 24 of 32 registers hold sums
-#elif !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
-constexpr int WIDE = 32, COLUMNS = 2, TALL = 6, SHORT = 3;  // 12 of 16
+#if defined(__AVX512F__)
+constexpr int COLUMNS = 2, TALL = 12, SHORT = 6;  // 24 of 32 registers hold sums
+#elif defined(__AVX2__)
+constexpr int COLUMNS = 2, TALL = 6, SHORT = 3;  // 12 of 16
 #elif defined(__aarch64__)
-constexpr int WIDE = 16, COLUMNS = 4, TALL = 6, SHORT = 3;  // 24 of 32
+constexpr int COLUMNS = 4, TALL = 6, SHORT = 3;  // 24 of 32
 #else
-constexpr int WIDE = 16, COLUMNS = 4, TALL = 3, SHORT = 3;  // 12 of 16
+constexpr int COLUMNS = 4, TALL = 3, SHORT = 3;  // 12 of 16
 #endif
-constexpr int LANE = WIDE / 4;         // cells in a register
 constexpr int PANEL = COLUMNS * LANE;  // columns of a packed panel
 constexpr int STACK = 12;              // rows of activations that lie cell by cell: a multiple of every TALL
 
-typedef float NF __attribute__((vector_size(WIDE)));
-typedef int32_t NI __attribute__((vector_size(WIDE)));
 typedef uint32_t Cell;
 
 // How a cell of activations is multiplied into the sums of LANE columns.

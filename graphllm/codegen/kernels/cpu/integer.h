@@ -1,21 +1,18 @@
-// Products of integers: activations are rounded to int8 groups as the weights were, and a group's dot product is exact:
-// groups have at most 65,536 elements, whose products' sum fits 32 bits.
+// Products of integers: activations are rounded to int8 groups as the weights were, or cut into digits that say as much
+// as an f32 does.
 #pragma once
 
-#include "weights.h"
+#include "dots.h"
 
 namespace graphllm {
-
-typedef float NarrowF __attribute__((vector_size(32)));
-typedef float QuarterF __attribute__((vector_size(16)));
 
 // The largest magnitude. Compared as integers, NaN is larger than all, so a group with something that is not finite has a
 // scale that is not.
 inline float largest(const float* x, int n) {
     VI most = {};
     for (int i = 0; i < n; i += LANES) {
-        const VI bits = bits_as<VI>(n - i < LANES ? load_part(x + i, n - i) : load(x + i)) & 0x7fffffff;
-        most = bits > most ? bits : most;
+        const VI bits = as<VI>(n - i < LANES ? load_part(x + i, n - i) : load(x + i)) & 0x7fffffff;
+        most = select(bits > most, bits, most);
     }
     int32_t one = 0;
     for (int l = 0; l < LANES; ++l) one = most[l] > one ? most[l] : one;
@@ -23,184 +20,66 @@ inline float largest(const float* x, int n) {
 }
 
 // To nearest even, |x| < 2^22; NaN becomes 0.
-inline VI rounded(VF x) {
+inline VI rounded(const VF& x) {
     constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: the fraction is rounded away
     const VF r = x + ROUND - ROUND;
-    return __builtin_convertvector(r == r ? r : all(0), VI);
+    return to<VI>(select(r == r, r, all(0.0f)));
 }
 
-#if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
+template <class Digit>
+inline void put(const VI& x, int n, Digit* to) {
+    int32_t wide[LANES];
+    store(wide, x);
+    Digit narrow[LANES];
+    for (int l = 0; l < LANES; ++l) narrow[l] = Digit(wide[l]);
+    std::memcpy(to, narrow, n * sizeof(Digit));
+}
 
-#define GRAPHLLM_DOTS 1
-
-// The instruction takes weights for unsigned: they are read as w + 128, and sums start at -128 * sum(x).
-struct Dots {
-    typedef __m512i Sum;
-    typedef VF Total;
-    static constexpr bool OFFSET = true;
-    static Sum none() { return _mm512_setzero_si512(); }
-
-    // sums[t*D + d] += n elements of w . digit d of row t
-    template <int T, int D>
-    static void add(const int8_t* w, const int8_t* x, long row, long digit, int n, Sum (&sums)[T * D]) {
-        const __m512i flip = _mm512_set1_epi8(-128);
-        int i = 0;
-        for (; i + 64 <= n; i += 64) {
-            __builtin_prefetch(w + i + AHEAD);
-            const __m512i a = _mm512_xor_si512(_mm512_loadu_si512(w + i), flip);
-            for (int j = 0; j < T * D; ++j)
-                sums[j] = _mm512_dpbusd_epi32(sums[j], a, _mm512_loadu_si512(x + j / D * row + j % D * digit + i));
-        }
-        if (i < n) {
-            const __mmask64 some = ~0ull >> (64 - (n - i));
-            const __m512i a = _mm512_xor_si512(_mm512_maskz_loadu_epi8(some, w + i), flip);
-            for (int j = 0; j < T * D; ++j) {
-                const int8_t* at = x + j / D * row + j % D * digit + i;
-                sums[j] = _mm512_dpbusd_epi32(sums[j], a, _mm512_maskz_loadu_epi8(some, at));
-            }
-        }
-    }
-    static Sum from(int32_t start) { return _mm512_castsi128_si512(_mm_cvtsi32_si128(start)); }
-    static VF floats(Sum s) { return bits_as<VF>(_mm512_cvtepi32_ps(s)); }
-};
-
-#elif !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
-
-#define GRAPHLLM_DOTS 1
-
-// The instructions take one side for unsigned: the weight's sign goes to the activation.
-struct Dots {
-    typedef __m256i Sum;
-    typedef NarrowF Total;
-    static constexpr bool OFFSET = false;
-    static Sum none() { return _mm256_setzero_si256(); }
-
-    static Sum step(Sum sum, __m256i w, __m256i x) {
-        const __m256i a = _mm256_abs_epi8(w), b = _mm256_sign_epi8(x, w);
-#if defined(__AVXVNNI__)
-        return _mm256_dpbusd_avx_epi32(sum, a, b);
-#else
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), _mm256_set1_epi16(1)));
-#endif
-    }
-
-    template <int T, int D>
-    static void add(const int8_t* w, const int8_t* x, long row, long digit, int n, Sum (&sums)[T * D]) {
-        int i = 0;
-        for (; i + 32 <= n; i += 32) {
-            __builtin_prefetch(w + i + AHEAD);
-            const __m256i a = whole(w + i);
-            for (int j = 0; j < T * D; ++j) sums[j] = step(sums[j], a, whole(x + j / D * row + j % D * digit + i));
-        }
-        if (i < n) {
-            const __m256i a = part(w + i, n - i);
-            for (int j = 0; j < T * D; ++j) sums[j] = step(sums[j], a, part(x + j / D * row + j % D * digit + i, n - i));
-        }
-    }
-    static __m256i whole(const int8_t* x) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x)); }
-    static __m256i part(const int8_t* x, int n) {
-        alignas(32) int8_t room[32] = {};
-        std::memcpy(room, x, n);
-        return _mm256_load_si256(reinterpret_cast<const __m256i*>(room));
-    }
-    static Sum from(int32_t start) { return _mm256_setr_epi32(start, 0, 0, 0, 0, 0, 0, 0); }
-    static NarrowF floats(Sum s) { return bits_as<NarrowF>(_mm256_cvtepi32_ps(s)); }
-};
-
-#elif !defined(GRAPHLLM_PORTABLE) && defined(__ARM_FEATURE_DOTPROD)
-
-#define GRAPHLLM_DOTS 1
-
-struct Dots {
-    typedef int32x4_t Sum;
-    typedef QuarterF Total;
-    static constexpr bool OFFSET = false;
-    static Sum none() { return vdupq_n_s32(0); }
-
-    template <int T, int D>
-    static void add(const int8_t* w, const int8_t* x, long row, long digit, int n, Sum (&sums)[T * D]) {
-        int i = 0;
-        for (; i + 16 <= n; i += 16) {
-            __builtin_prefetch(w + i + AHEAD);
-            const int8x16_t a = vld1q_s8(w + i);
-            for (int j = 0; j < T * D; ++j)
-                sums[j] = vdotq_s32(sums[j], a, vld1q_s8(x + j / D * row + j % D * digit + i));
-        }
-        if (i < n) {
-            const int8x16_t a = part(w + i, n - i);
-            for (int j = 0; j < T * D; ++j)
-                sums[j] = vdotq_s32(sums[j], a, part(x + j / D * row + j % D * digit + i, n - i));
-        }
-    }
-    static int8x16_t part(const int8_t* x, int n) {
-        int8_t room[16] = {};
-        std::memcpy(room, x, n);
-        return vld1q_s8(room);
-    }
-    static Sum from(int32_t start) { return vsetq_lane_s32(start, none(), 0); }
-    static QuarterF floats(Sum s) { return bits_as<QuarterF>(vcvtq_f32_s32(s)); }
-};
-
-#else
-
-struct Dots {
-    typedef int32_t Sum;
-    typedef float Total;
-    static constexpr bool OFFSET = false;
-    static Sum none() { return 0; }
-
-    template <int T, int D>
-    static void add(const int8_t* w, const int8_t* x, long row, long digit, int n, Sum (&sums)[T * D]) {
-        for (int j = 0; j < T * D; ++j) {
-            const int8_t* at = x + j / D * row + j % D * digit;
-            int32_t s = 0;
-            for (int i = 0; i < n; ++i) s += int32_t(w[i]) * int32_t(at[i]);
-            sums[j] += s;
-        }
-    }
-    static Sum from(int32_t start) { return start; }
-    static float floats(Sum s) { return float(s); }
-};
-
-#endif
-
-inline float sum(NarrowF x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
-
-// A group of activations as int8: all of it in one digit, or in three of base 128, which say as much as an f32 does.
-// Returns the scale of the last digit.
-template <int DIGITS>
-inline float round_group(const float* x, int n, int8_t* q, long ldq) {
-    const float scale = largest(x, n) / (DIGITS == 1 ? 127.0f : 2080768.0f);  // 127 * 2^14: a first digit within +-127
+// A group of activations as integers: all of it in one digit, rounded to int8, or in several of base 2^BITS. Returns the
+// scale of the last digit.
+template <int DIGITS, int BITS, class Digit>
+inline float round_group(const float* x, int n, Digit* q, long ldq) {
+    constexpr int HALF = 1 << (BITS - 1), FIRST = HALF < 128 ? 127 : HALF - 1;  // the largest first digit
+    constexpr float MOST = DIGITS == 1 ? 127 : float(FIRST) * (1 << BITS * (DIGITS - 1));
+    static_assert(DIGITS == 1 || MOST < 1 << 22, "as many as are rounded rightly");
+    const float scale = largest(x, n) / MOST;
     for (int i = 0; i < n; i += LANES) {
         const int left = n - i < LANES ? n - i : LANES;
         VI whole = rounded((left < LANES ? load_part(x + i, left) : load(x + i)) / scale);
         for (int d = DIGITS - 1; d >= 0; --d) {
-            const VI digit = d ? ((whole + 64) & 127) - 64 : whole;
-            for (int l = 0; l < left; ++l) q[d * ldq + i + l] = int8_t(digit[l]);
-            whole = (whole - digit) >> 7;
+            const VI digit = d ? ((whole + HALF) & (2 * HALF - 1)) - HALF : whole;
+            put(digit, left, q + d * ldq + i);
+            whole = (whole - digit) >> BITS;
         }
     }
     return scale;
 }
+template <class Digit>
+inline float round_group(const float* x, int n, Digit* q) {
+    return round_group<1, 8>(x, n, q, 0);
+}
 
-// int8 weights with a scale for every ``group`` elements of a row. Activations are rounded to int8 groups with one digit
-// (``Dynamic``); with three they are as good as f32, and products with them are still those of integers.
-template <class S, int DIGITS>
+// int8 weights with a scale for every ``group`` elements of a row, and activations in DIGITS digits.
+template <class S, class Dots, int DIGITS>
 struct Integer {
+    typedef typename Dots::Digit Digit;
     const int8_t* q;
     const S* scale;
     int k, group;
 
     static constexpr int groups(int k, int group) { return (k + group - 1) / group; }
+    static constexpr int room(int k, int group) {  // for the digits of a row
+        return DIGITS * up(group < k ? groups(k, group) * group : k, 64);
+    }
     static constexpr long row_bytes(int k, int group) {
-        return long(DIGITS) * up(k, 64) + 4L * (1 + DIGITS) * up(groups(k, group), LANES);
+        return long(sizeof(Digit)) * room(k, group) + 4L * (1 + DIGITS * Dots::OFFSET) * up(groups(k, group), LANES);
     }
     long row() const { return row_bytes(k, group); }
-    long digit() const { return up(k, 64); }  // from a digit of a row to its next
 
-    // A staged row: digits, the scale of each group, and for each digit what each group's sum starts with.
-    static int8_t* digits(const unsigned char* row) { return reinterpret_cast<int8_t*>(const_cast<unsigned char*>(row)); }
-    float* scales(const unsigned char* row) const { return reinterpret_cast<float*>(digits(row) + DIGITS * digit()); }
+    // A staged row: digits, those of a group side by side; the scale of each group; and for each digit what each group's
+    // sum starts with.
+    static Digit* digits(const unsigned char* row) { return reinterpret_cast<Digit*>(const_cast<unsigned char*>(row)); }
+    float* scales(const unsigned char* row) const { return reinterpret_cast<float*>(digits(row) + room(k, group)); }
     int32_t* starts(const unsigned char* row, int d) const {
         return reinterpret_cast<int32_t*>(scales(row)) + (1 + d) * up(groups(k, group), LANES);
     }
@@ -208,11 +87,13 @@ struct Integer {
     void stage(const float* x, unsigned char* to) const {
         for (int g = 0; g < groups(k, group); ++g) {
             const int first = g * group, n = k - first < group ? k - first : group;
-            scales(to)[g] = round_group<DIGITS>(x + first, n, digits(to) + first, digit());
-            for (int d = 0; d < DIGITS; ++d) {
+            Digit* at = digits(to) + DIGITS * first;
+            const int apart = group < k ? group : k;
+            scales(to)[g] = round_group<DIGITS, Dots::BITS>(x + first, n, at, apart);
+            for (int d = 0; d < DIGITS && Dots::OFFSET; ++d) {
                 int32_t total = 0;
-                for (int i = 0; i < n; ++i) total += digits(to)[d * digit() + first + i];
-                starts(to, d)[g] = Dots::OFFSET ? -128 * total : 0;
+                for (int i = 0; i < n; ++i) total += at[d * apart + i];
+                starts(to, d)[g] = -128 * total;
             }
         }
     }
@@ -228,49 +109,91 @@ struct Integer {
         if (DIGITS > 1) return x;
         stage(x, room);
         float* y = reinterpret_cast<float*>(room + row());
-        dequantize(digits(room), scales(room), k, group, y);
+        for (int first = 0; first < k; first += group) {
+            const float s = scales(room)[first / group];
+            for (int i = first; i < k && i < first + group; ++i) y[i] = float(digits(room)[i]) * s;
+        }
         return y;
     }
 
   private:
+    static constexpr float BASE = float(1 << Dots::BITS);
+
+    // N: the size of groups, where it is known to the compiler; digits are then a constant apart.
     template <int T>
     void one(long n, const unsigned char* rows, float* out, int ld) const {
-        const int count = groups(k, group);
-        const int8_t *w = q + n * k, *x = digits(rows);
+        switch (group <= k ? group : 0) {
+            case 32: return grouped<T, 32>(n, rows, out, ld);
+            case 64: return grouped<T, 64>(n, rows, out, ld);
+            default: return grouped<T, 0>(n, rows, out, ld);
+        }
+    }
+
+#if defined(GRAPHLLM_PLAIN_DOTS)
+    // Sums of sixteen groups, then their scales.
+    template <int T, int N>
+    void grouped(long n, const unsigned char* rows, float* out, int ld) const {
+        const int size = N ? N : group, apart = size < k ? size : k, count = groups(k, size);
+        const long row_digits = row() / long(sizeof(Digit));
+        const int8_t* w = q + n * k;
+        const S* w_scale = scale + n * count;
+        VF totals[T] = {};
+        for (int from = 0; from < count; from += LANES) {
+            const int some = count - from < LANES ? count - from : LANES;
+            int32_t sums[T * DIGITS][LANES] = {};
+            for (int g = 0; g < some; ++g) {
+                const int first = (from + g) * size, left = k - first < size ? k - first : size;
+                const Digit* x = digits(rows) + DIGITS * first;
+                int32_t dots[T * DIGITS];
+                if (N && left == N)
+                    Dots::template dots<N, T, DIGITS>(w + first, x, row_digits, N, N, dots);
+                else
+                    Dots::template dots<0, T, DIGITS>(w + first, x, row_digits, apart, left, dots);
+                for (int j = 0; j < T * DIGITS; ++j) sums[j][g] = dots[j];
+            }
+            const VF s = some == LANES ? load(w_scale + from) : load_part(w_scale + from, some);
+            for (int t = 0; t < T; ++t) {
+                VF sum = {};
+                for (int d = 0; d < DIGITS; ++d) sum = sum * BASE + to<VF>(load_words<int32_t>(sums[t * DIGITS + d]));
+                const float* x_scale = scales(rows + t * row()) + from;
+                totals[t] += sum * (s * (some == LANES ? load(x_scale) : load_part(x_scale, some)));
+            }
+        }
+        for (int t = 0; t < T; ++t) out[t * ld] = sum(totals[t]);
+    }
+#else
+    template <int T, int N>
+    void grouped(long n, const unsigned char* rows, float* out, int ld) const {
+        const int size = N ? N : group, apart = N ? N : size < k ? size : k, count = groups(k, size);
+        const int8_t* w = q + n * k;
         const S* w_scale = scale + n * count;
         typename Dots::Total totals[T] = {};
         for (int g = 0; g < count; ++g) {
-            const int first = g * group;
+            const int first = g * size;
             typename Dots::Sum sums[T * DIGITS];
             for (int t = 0; t < T; ++t)
-                for (int d = 0; d < DIGITS; ++d) sums[t * DIGITS + d] = Dots::from(starts(rows + t * row(), d)[g]);
-            Dots::add<T, DIGITS>(w + first, x + first, row(), digit(), k - first < group ? k - first : group, sums);
+                for (int d = 0; d < DIGITS; ++d)
+                    sums[t * DIGITS + d] = Dots::OFFSET ? Dots::from(starts(rows + t * row(), d)[g]) : Dots::none();
+            Dots::template add<T, DIGITS>(w + first, digits(rows) + DIGITS * first, row() / long(sizeof(Digit)), apart,
+                                          k - first < size ? k - first : size, sums);
             const float s = to_float(w_scale[g]);
             for (int t = 0; t < T; ++t) {
                 typename Dots::Total sum = Dots::floats(sums[t * DIGITS]);
-                for (int d = 1; d < DIGITS; ++d) sum = sum * 128.0f + Dots::floats(sums[t * DIGITS + d]);
+                for (int d = 1; d < DIGITS; ++d) sum = sum * BASE + Dots::floats(sums[t * DIGITS + d]);
                 totals[t] += sum * (s * scales(rows + t * row())[g]);
             }
         }
-        for (int t = 0; t < T; ++t) out[t * ld] = sum_of(totals[t]);
+        for (int t = 0; t < T; ++t) out[t * ld] = sum(totals[t]);
     }
-    static float sum_of(VF x) { return graphllm::sum(x); }
-    static float sum_of(NarrowF x) { return graphllm::sum(x); }
-    static float sum_of(QuarterF x) { return (x[0] + x[2]) + (x[1] + x[3]); }
-    static float sum_of(float x) { return x; }
-};
-
-template <class S>
-using Dynamic = Integer<S, 1>;
-
-#if defined(GRAPHLLM_DOTS)
-template <class S>
-struct Groups : Integer<S, 3> {
-    static constexpr long row_bytes(int k) { return 3L * up(k, 64) + 4L * 4 * up(k, LANES); }  // whatever groups are
-};
-#else
-template <class S>
-using Groups = Int8<S, false>;
 #endif
+};
+
+// Activations that the IR says are rounded to int8 groups.
+template <class S>
+using Dynamic = Integer<S, Bytes, 1>;
+
+// Activations as they are: twenty-two bits of each.
+template <class S>
+using Groups = Integer<S, Fine, Fine::BITS == 7 ? 3 : 2>;
 
 }  // namespace graphllm

@@ -1,5 +1,5 @@
-// Sixteen f32 lanes. Every sum is kept in these lanes and added up in one fixed order, so that a result follows from
-// the numbers alone and not from the width of the machine's registers: compilers cut the vectors to fit.
+// Sixteen lanes, as many registers of the machine as they take. Every sum is kept in these lanes and added up in one
+// fixed order, so that a result follows from the numbers alone and not from the width of the machine's registers.
 #pragma once
 
 #include <cmath>
@@ -15,15 +15,16 @@
 
 namespace graphllm {
 
-constexpr int LANES = 16;
-typedef float VF __attribute__((vector_size(64)));
-typedef int32_t VI __attribute__((vector_size(64)));
-typedef uint32_t VU __attribute__((vector_size(64)));
-typedef uint16_t VU16 __attribute__((vector_size(32)));
-typedef int16_t VI16 __attribute__((vector_size(32)));
-typedef int8_t VI8 __attribute__((vector_size(16)));
-
-inline VF all(float x) { return VF{} + x; }
+// Bytes of a register. Vectors that are wider live in memory with some compilers, whatever is done with them.
+#if defined(__AVX512F__)
+constexpr int WIDE = 64;
+#elif defined(__AVX2__)
+constexpr int WIDE = 32;
+#else
+constexpr int WIDE = 16;
+#endif
+constexpr int LANES = 16, LANE = WIDE / 4;  // LANE: those of a register
+constexpr int PARTS = LANES / LANE;
 
 template <class V>
 inline V read(const void* from) {
@@ -32,51 +33,137 @@ inline V read(const void* from) {
     return v;
 }
 
-inline VF load(const float* x) { return read<VF>(x); }
+template <class E>
+struct Lanes {
+    typedef E Part __attribute__((vector_size(WIDE)));
+    Part part[PARTS];
 
-#if !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
-inline VF both(__m256 low, __m256 high) {
-    VF v;
-    std::memcpy(&v, &low, sizeof low);
-    std::memcpy(reinterpret_cast<char*>(&v) + sizeof low, &high, sizeof high);
+    E operator[](int l) const { return part[l / LANE][l % LANE]; }
+};
+typedef Lanes<float> VF;
+typedef Lanes<int32_t> VI;
+typedef Lanes<uint32_t> VU;
+typedef VF::Part NF;
+typedef VI::Part NI;
+
+// f of each register of the operands.
+template <class R, class F, class... V>
+inline R parts(F f, const V&... v) {
+    R r;
+    for (int i = 0; i < PARTS; ++i) r.part[i] = f(v.part[i]...);
+    return r;
+}
+
+template <class E>
+inline Lanes<E> all(E x) {
+    return parts<Lanes<E>>([x](typename Lanes<E>::Part zero) { return zero + x; }, Lanes<E>{});
+}
+
+#define GRAPHLLM_OPERATOR(R, OP)                                                                   \
+    template <class E>                                                                             \
+    inline R operator OP(const Lanes<E>& a, const Lanes<E>& b) {                                   \
+        return parts<R>([](auto p, auto q) { return p OP q; }, a, b);                              \
+    }                                                                                              \
+    template <class E>                                                                             \
+    inline R operator OP(const Lanes<E>& a, decltype(E() + E()) b) {                               \
+        return a OP all(E(b));                                                                     \
+    }
+GRAPHLLM_OPERATOR(Lanes<E>, +)
+GRAPHLLM_OPERATOR(Lanes<E>, -)
+GRAPHLLM_OPERATOR(Lanes<E>, *)
+GRAPHLLM_OPERATOR(Lanes<E>, /)
+GRAPHLLM_OPERATOR(Lanes<E>, &)
+GRAPHLLM_OPERATOR(Lanes<E>, |)
+GRAPHLLM_OPERATOR(VI, <=)
+GRAPHLLM_OPERATOR(VI, >=)
+GRAPHLLM_OPERATOR(VI, <)
+GRAPHLLM_OPERATOR(VI, >)
+GRAPHLLM_OPERATOR(VI, ==)
+GRAPHLLM_OPERATOR(VI, !=)
+#undef GRAPHLLM_OPERATOR
+
+template <class E>
+inline Lanes<E> operator<<(const Lanes<E>& a, int by) {
+    return parts<Lanes<E>>([by](auto p) { return p << by; }, a);
+}
+template <class E>
+inline Lanes<E> operator>>(const Lanes<E>& a, int by) {
+    return parts<Lanes<E>>([by](auto p) { return p >> by; }, a);
+}
+template <class E>
+inline Lanes<E> operator-(const Lanes<E>& a) {
+    return parts<Lanes<E>>([](auto p) { return -p; }, a);
+}
+template <class E, class B>
+inline Lanes<E>& operator+=(Lanes<E>& a, const B& b) {
+    return a = a + b;
+}
+template <class E, class B>
+inline Lanes<E>& operator*=(Lanes<E>& a, const B& b) {
+    return a = a * b;
+}
+
+// a where the lane of a comparison holds, else b.
+template <class E>
+inline Lanes<E> select(const VI& where, const Lanes<E>& a, const Lanes<E>& b) {
+    return parts<Lanes<E>>([](auto w, auto p, auto q) { return w ? p : q; }, where, a, b);
+}
+
+// The same bits under another type, and the same numbers.
+template <class To, class E>
+inline To as(const Lanes<E>& x) {
+    return parts<To>([](auto p) { return typename To::Part(p); }, x);
+}
+template <class To, class E>
+inline To to(const Lanes<E>& x) {
+    return parts<To>([](auto p) { return __builtin_convertvector(p, typename To::Part); }, x);
+}
+
+template <class E>
+inline Lanes<E> load_words(const void* x) {
+    Lanes<E> v;
+    for (int i = 0; i < PARTS; ++i) v.part[i] = read<typename Lanes<E>::Part>(static_cast<const char*>(x) + i * WIDE);
     return v;
 }
-#endif
+inline VF load(const float* x) { return load_words<float>(x); }
 
-// Conversions are single instructions that compilers do not all find by themselves.
+// Conversions are single instructions that compilers do not all find by themselves; the loops they do.
 inline VF load(const bf16* x) {
 #if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512F__)
-    return bits_as<VF>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(read<__m256i>(x)), 16));
+    return VF{{NF(_mm512_slli_epi32(_mm512_cvtepu16_epi32(read<__m256i>(x)), 16))}};
+#elif !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
+    const auto half = [](const bf16* at) { return NF(_mm256_slli_epi32(_mm256_cvtepu16_epi32(read<__m128i>(at)), 16)); };
+    return VF{{half(x), half(x + 8)}};
 #else
-    return bits_as<VF>(__builtin_convertvector(read<VU16>(x), VU) << 16);
+    uint32_t bits[LANES];
+    for (int l = 0; l < LANES; ++l) bits[l] = uint32_t(x[l].bits) << 16;
+    return load_words<float>(bits);
 #endif
 }
 
 inline VF load(const f16* x) {
 #if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512F__)
-    return bits_as<VF>(_mm512_cvtph_ps(read<__m256i>(x)));
-#elif !defined(GRAPHLLM_PORTABLE) && defined(__F16C__)
-    return both(_mm256_cvtph_ps(read<__m128i>(x)), _mm256_cvtph_ps(read<__m128i>(x + 8)));
-#elif defined(__ARM_FP16_FORMAT_IEEE)
-    typedef __fp16 VH __attribute__((vector_size(32)));
-    return __builtin_convertvector(read<VH>(x), VF);
+    return VF{{NF(_mm512_cvtph_ps(read<__m256i>(x)))}};
+#elif !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__) && defined(__F16C__)
+    return VF{{NF(_mm256_cvtph_ps(read<__m128i>(x))), NF(_mm256_cvtph_ps(read<__m128i>(x + 8)))}};
 #else
-    const VU bits = __builtin_convertvector(read<VU16>(x), VU), magnitude = (bits & 0x7fff) << 13;
-    const VU value = bits_as<VU>(bits_as<VF>(magnitude) * bits_as<float>(uint32_t(127 + 112) << 23));
-    const VU special = bits_as<VU>(magnitude >= 0x0f800000);
-    return bits_as<VF>((value & ~special) | ((magnitude | 0x7f800000) & special) | (bits & 0x8000) << 16);
+    float y[LANES];
+    for (int l = 0; l < LANES; ++l) y[l] = to_float(x[l]);
+    return load(y);
 #endif
 }
 
 inline VF load(const int8_t* x) {
 #if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512F__)
-    return bits_as<VF>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(read<__m128i>(x))));
+    return VF{{NF(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(read<__m128i>(x))))}};
 #elif !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
     const __m128i v = read<__m128i>(x);
-    return both(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)),
-                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(v, v))));
-#else  // by way of 16 bits, or compilers go through it one by one
-    return __builtin_convertvector(__builtin_convertvector(__builtin_convertvector(read<VI8>(x), VI16), VI), VF);
+    return VF{{NF(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v))),
+               NF(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(v, v))))}};
+#else
+    float y[LANES];
+    for (int l = 0; l < LANES; ++l) y[l] = float(x[l]);
+    return load(y);
 #endif
 }
 
@@ -88,26 +175,30 @@ inline VF load_part(const S* x, int n) {
     return load(room);
 }
 
-inline void store(float* to, VF v) { std::memcpy(to, &v, sizeof v); }
-inline void store_part(float* to, VF v, int n) { std::memcpy(to, &v, n * sizeof(float)); }
+template <class E>
+inline void store(E* to, const Lanes<E>& v) {
+    for (int i = 0; i < PARTS; ++i) std::memcpy(to + i * LANE, &v.part[i], WIDE);
+}
+template <class E>
+inline void store_part(E* to, const Lanes<E>& v, int n) {
+    E room[LANES];
+    store(room, v);
+    std::memcpy(to, room, n * sizeof(E));
+}
 
-inline float sum(VF v) {
-    typedef float V8 __attribute__((vector_size(32)));
+inline float sum(const VF& v) {
     typedef float V4 __attribute__((vector_size(16)));
-    V8 halves[2];
-    std::memcpy(halves, &v, sizeof v);
-    const V8 eight = halves[0] + halves[1];
-    V4 quarters[2];
-    std::memcpy(quarters, &eight, sizeof eight);
-    const V4 four = quarters[0] + quarters[1];
+    float lanes[LANES];
+    store(lanes, v);
+    const V4 four = (read<V4>(lanes) + read<V4>(lanes + 8)) + (read<V4>(lanes + 4) + read<V4>(lanes + 12));
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
-inline VF larger(VF a, VF b) { return a > b ? a : b; }
+inline VF larger(const VF& a, const VF& b) { return select(a > b, a, b); }
 
 // e^x in f32, within 2 units of the last place: 2^n times a polynomial of degree 6 on [-ln2/2, ln2/2]. Below -87.3 it
 // gives 0, above 88.7 infinity; NaN stays NaN.
-inline VF exp(VF x) {
+inline VF exp(const VF& x) {
     const VF n_shifted = x * 1.44269504088896341f + 12582912.0f;  // 1.5 * 2^23: the fraction is rounded away
     const VF n = n_shifted - 12582912.0f;
     const VF r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -118,11 +209,11 @@ inline VF exp(VF x) {
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    const VI power = (bits_as<VI>(n_shifted) - 0x4b400000 + 127) << 23;
-    VF y = p * bits_as<VF>(power);
-    y = x < -87.3f ? all(0) : y;
-    y = x > 88.0f ? all(INFINITY) : y;
-    return x != x ? x : y;
+    const VI power = (as<VI>(n_shifted) - 0x4b400000 + 127) << 23;
+    VF y = p * as<VF>(power);
+    y = select(x < -87.3f, all(0.0f), y);
+    y = select(x > 88.0f, all(INFINITY), y);
+    return select(x != x, x, y);
 }
 
 }  // namespace graphllm

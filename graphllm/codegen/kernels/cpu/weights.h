@@ -113,8 +113,8 @@ struct Dense<bf16> {
         const long ldx = row() / 4;
         VF sums[T][2][2] = {};
         const bf16* w_row = w + n * k;
-        const auto add = [&](int half, int i, VU words) {
-            const VF even = bits_as<VF>(words << 16), odd = bits_as<VF>(words & 0xffff0000);
+        const auto add = [&](int half, int i, const VU& words) {
+            const VF even = as<VF>(words << 16), odd = as<VF>(words & 0xffff0000u);
             for (int t = 0; t < T; ++t) {
                 sums[t][half][0] += even * load(x + t * ldx + i);
                 sums[t][half][1] += odd * load(x + t * ldx + i + LANES);
@@ -125,14 +125,12 @@ struct Dense<bf16> {
             for (int half = 0; half < 2; ++half) {
                 const bf16* at = w_row + i + half * PAIRS;
                 __builtin_prefetch(at + AHEAD / 2);
-                VU words;
-                std::memcpy(&words, at, sizeof words);
-                add(half, i + half * PAIRS, words);
+                add(half, i + half * PAIRS, load_words<uint32_t>(at));
             }
         for (; i < k; i += PAIRS) {
-            VU words = {};
-            std::memcpy(&words, w_row + i, (k - i < PAIRS ? k - i : PAIRS) * sizeof(bf16));
-            add(0, i, words);
+            bf16 some[PAIRS] = {};
+            std::memcpy(some, w_row + i, (k - i < PAIRS ? k - i : PAIRS) * sizeof(bf16));
+            add(0, i, load_words<uint32_t>(some));
         }
         for (int t = 0; t < T; ++t) out[t * ld] = sum((sums[t][0][0] + sums[t][0][1]) + (sums[t][1][0] + sums[t][1][1]));
     }
