@@ -9,7 +9,7 @@ from graphllm.compiler.native.build import Say, built
 from graphllm.errors import RunError
 from graphllm.ir.core import Module
 from graphllm.plan.plan_file import PlanFile
-from graphllm.runtime.cores import physical_cores
+from graphllm.runtime.cores import logical_cores, physical_cores
 from graphllm.runtime.cpu_device import CpuDevice
 from graphllm.runtime.interface import check_interface
 
@@ -32,4 +32,8 @@ def link_cpu(plan: PlanFile, module: Module, threads: int = 0, say: Say = lambda
     check_weights(plan, module)
     check_memory(module)
     library = built(generate(module), say)
-    return CpuDevice(module, library, weight_names(module), plan.weight, threads=threads or physical_cores())
+    most = logical_cores()
+    if threads > most:
+        say(f"threads: {threads} asked for, {most} used: more than there are processors would wait for each other")
+    chosen = min(threads, most) or physical_cores()
+    return CpuDevice(module, library, weight_names(module), plan.weight, threads=chosen)

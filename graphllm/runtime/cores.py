@@ -1,4 +1,4 @@
-"""How many threads compute: one for each physical core that this process may use."""
+"""How many threads compute: one for each physical core that this process may use, and never more than run at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from pathlib import Path
 
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _GROUP = Path("/sys/fs/cgroup")
+
+
+def logical_cores(group: Path = _GROUP) -> int:
+    """Processors within the process's affinity, and no more than a container's share."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(usable, _share(group) or usable))
 
 
 def physical_cores(topology: Path = _TOPOLOGY, group: Path = _GROUP) -> int:

@@ -56,6 +56,8 @@ struct Running {
     Model model;
     unsigned char* arena;
     Team team;
+    Part* parts;    // one for each thread
+    uint64_t loop;  // what all threads begin to count from
 };
 
 struct Call {
@@ -63,6 +65,7 @@ struct Call {
     int function;
     const int32_t *ids, *pos, *slot, *rows;
     int live;
+    uint64_t loop;  // where it ended
 };
 
 extern "C" int graphllm_abi() { return %(abi)d; }
@@ -70,6 +73,7 @@ extern "C" int graphllm_abi() { return %(abi)d; }
 extern "C" long graphllm_workspace(void* handle) { return static_cast<Running*>(handle)->team.bytes(); }
 
 extern "C" void graphllm_close(void* handle) {
+    std::free(static_cast<Running*>(handle)->parts);
     static_cast<Running*>(handle)->~Running();
     std::free(handle);
 }
@@ -81,28 +85,34 @@ extern "C" void* graphllm_open(const void* const* weights, void* const* states, 
     std::copy_n(weights, %(weights)d, running->model.weights);
     std::copy_n(states, %(states)d, running->model.states);
     running->arena = static_cast<unsigned char*>(arena);
-    if (running->team.start(threads, PRIVATE)) return running;
+    if (posix_memalign(&room, alignof(Part), sizeof(Part) * threads) == 0) {
+        running->parts = static_cast<Part*>(room);
+        for (int i = 0; i < threads; ++i) new (running->parts + i) Part{};
+        if (running->team.start(threads, PRIVATE)) return running;
+    }
     graphllm_close(running);
     return nullptr;
 }
 
 // What one thread does of a step.
 static void work(void* what, int thread) {
-    const Call& call = *static_cast<const Call*>(what);
+    Call& call = *static_cast<Call*>(what);
     Running& running = *call.running;
     Team& team = running.team;
     const Step step{thread, team.threads(), team.barrier(), running.arena, team.scratch(thread),
-                    call.ids, call.pos, call.slot, call.rows, call.live};
+                    call.ids, call.pos, call.slot, call.rows, call.live, running.parts, running.loop};
     switch (call.function) {
 %(cases)s
     }
+    if (thread == 0) call.loop = step.loop;
 }
 
 extern "C" void graphllm_step(void* handle, int function, const int32_t* ids, const int32_t* pos, const int32_t* slot,
                               const int32_t* rows, int live) {
     Running* running = static_cast<Running*>(handle);
-    Call call{running, function, ids, pos, slot, rows, live};
+    Call call{running, function, ids, pos, slot, rows, live, running->loop};
     running->team.run(work, &call);
+    running->loop = call.loop;
 }
 
 """
@@ -182,7 +192,7 @@ def generate(module: Module) -> str:
         "    template <class T> T* state(int i) const { return static_cast<T*>(states[i]); }",
         "};",
     ]
-    cases = [f"        case {i}: return step_{name}(step, running.model);" for i, name in enumerate(module.functions)]
+    cases = [f"        case {i}: step_{name}(step, running.model); break;" for i, name in enumerate(module.functions)]
     tail = _TAIL % {
         "abi": ABI,
         "weights": len(names),

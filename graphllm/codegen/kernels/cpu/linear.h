@@ -44,15 +44,13 @@ constexpr long many_bytes(long row, int k, int most, int pieces, int unit) {
 
 template <class W, class Source, class Finish>
 inline void linear_few(const Step& step, const W& weights, int rows, Cut cut, Source source, Finish finish) {
-    const Range mine = step.share(cut.units);
-    if (mine.first == mine.last) return;
     const long row = weights.row();
     unsigned char* x = step.scratch;
     float *room = reinterpret_cast<float*>(x + FEW * row), *at = room + up(weights.k, LANES);
     for (int t = 0; t < rows; ++t)  // every thread for itself: that is less work than waiting for another's
         weights.stage(source(t, room), x + t * row);
     const Tile tile{at, cut.unit, long(rows) * cut.unit};
-    for (int u = mine.first; u < mine.last; ++u) {
+    const auto unit = [&](int u) {
         const int count = cut.columns(u, u + 1);
         for (int p = 0; p < cut.pieces.count; ++p) {
             const long n0 = long(p) * cut.pieces.rows + long(u) * cut.unit;
@@ -69,7 +67,10 @@ inline void linear_few(const Step& step, const W& weights, int rows, Cut cut, So
             }
         }
         finish(tile, u, count, 0, rows);
-    }
+    };
+    step.each(cut.units, 1, [&](Range some) {
+        for (int u = some.first; u < some.last; ++u) unit(u);
+    });
 }
 
 template <class Way, class Source, class Finish>
@@ -87,15 +88,17 @@ inline void blocked(const Step& step, const Way& way, int rows, Cut cut, Source 
     const int pieces = cut.pieces.count, most = bunch(pieces, cut.unit), columns = most * cut.unit;
     unsigned char* panels = reinterpret_cast<unsigned char*>(x + up(k, LANES));
     float* out = reinterpret_cast<float*>(panels + panel_bytes(columns));
-    const Range mine = step.share(cut.units);
-    for (int u = mine.first; u < mine.last; u += most) {
-        const int end = u + most < mine.last ? u + most : mine.last, count = cut.columns(u, end);
-        const long piece = long(rows) * columns;
-        for (int p = 0; p < pieces; ++p)
-            many(way, shared, long(p) * cut.pieces.rows + long(u) * cut.unit, count, rows, out + p * piece, columns, panels);
-        for (int v = u; v < end; ++v)
-            finish(Tile{out + long(v - u) * cut.unit, columns, piece}, v, cut.columns(v, v + 1), 0, rows);
-    }
+    step.each(cut.units, most, [&](Range mine) {
+        for (int u = mine.first; u < mine.last; u += most) {
+            const int end = u + most < mine.last ? u + most : mine.last, count = cut.columns(u, end);
+            const long piece = long(rows) * columns;
+            for (int p = 0; p < pieces; ++p)
+                many(way, shared, long(p) * cut.pieces.rows + long(u) * cut.unit, count, rows, out + p * piece, columns,
+                     panels);
+            for (int v = u; v < end; ++v)
+                finish(Tile{out + long(v - u) * cut.unit, columns, piece}, v, cut.columns(v, v + 1), 0, rows);
+        }
+    });
 }
 
 // ``shared`` has room for all rows as any way arranges them.
