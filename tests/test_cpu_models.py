@@ -14,6 +14,7 @@ from graphllm.cli import main
 from graphllm.compiler.native import build
 from graphllm.ir.printer import print_module
 from graphllm.plan.plan_file import PlanFile
+from graphllm.runtime.cores import logical_cores
 from tests.checkpoint_writers import write_huggingface
 from tests.cpu_models import quick_builds
 from tests.golden_checkpoints import DENSE_TINY
@@ -156,6 +157,15 @@ def test_a_number_of_threads_that_makes_no_sense(checkpoint: Path) -> None:
     for threads in (-1, 1000):
         with pytest.raises(graphllm.RunError, match=rf"^threads: {threads}; expected 1 to 256"):
             graphllm.load(checkpoint, device="cpu", threads=threads)
+
+
+def test_no_more_threads_than_processors(checkpoint: Path) -> None:
+    said: list[str] = []
+    model = graphllm.load(checkpoint, device="cpu", threads=200, say=said.append)
+    most = logical_cores()
+    assert model.engine.device.threads == most  # type: ignore[attr-defined]
+    assert f"threads: 200 asked for, {most} used: more than there are processors would wait for each other" in said
+    assert model.generate([1, 2, 3], max_tokens=3, ignore_eos=True).tokens
 
 
 def test_the_command_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
