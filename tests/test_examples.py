@@ -9,9 +9,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import ml_dtypes
+import numpy as np
 import pytest
 
 import graphllm
+from examples.a_pass import narrow_classifier
+from graphllm.ir import interpret, parse_module, verify
 from tests.checkpoint_writers import write_huggingface, write_llama2c
 from tests.model_zoo import random_tensors
 from tests.small_plans import SMALL
@@ -90,6 +94,34 @@ def test_batch(checkpoint: Path) -> None:
         assert prompt + model.generate(prompt, max_tokens=50).text in said
 
 
+def test_a_pass(tmp_path: Path, checkpoint: Path) -> None:
+    said = run("a_pass.py", checkpoint, "-o", tmp_path / "r.html")
+    (before, _), (after, _) = re.findall(r"(\d+) bytes a token, (\d+) bytes of weights", said)
+    assert int(before) - int(after) == CONFIG.vocab * CONFIG.dim * 2  # half of what f32 took
+    assert "narrow-classifier" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_pass_rounds_the_classifier_and_nothing_else() -> None:
+    module = parse_module(
+        """weight @a : f32[6,5]
+weight @w : f32[7,6]
+func @decode(%x: f32[1,5]) {
+  %h = linear %x, @a : f32[1,6]
+  %y = linear %h, @w : f32[1,7]
+  return %y
+}
+"""
+    )
+    new = narrow_classifier(module)
+    verify(new)
+    rng = np.random.default_rng(8)
+    a, w, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((6, 5), (7, 6), (1, 5)))
+    rounded = w.astype(ml_dtypes.bfloat16)
+    arrays = {"a": a, "w.bf16": rounded}
+    (y,), _ = interpret(new.functions["decode"], {"x": x}, lambda weight: arrays[weight.name], {})
+    assert np.abs(y - x @ a.T @ rounded.astype(np.float32).T).max() < 1e-5
+
+
 def test_none_is_left_out() -> None:
-    assert EXAMPLES == ["batch.py", "compile_and_generate.py", "logits.py", "look_at_ir.py", "stream.py"]
+    assert EXAMPLES == ["a_pass.py", "batch.py", "compile_and_generate.py", "logits.py", "look_at_ir.py", "stream.py"]
     assert all(f"test_{Path(name).stem}" in globals() for name in EXAMPLES)

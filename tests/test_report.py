@@ -108,7 +108,7 @@ def test_passes_tell_every_change(data: dict[str, Any], subject: Subject) -> Non
 
 
 def _bare(line: str) -> str:
-    return re.sub(r" in arena\+\d+| scratch arena\+\d+:\d+|(?<=\)) arena \d+", "", line).strip()
+    return re.sub(r" in arena\+\d+| scratch arena\+\d+:\d+| arena \d+(?= \{$)", "", line).strip()
 
 
 def test_layers_that_differ_are_all_shown(subject: Subject) -> None:

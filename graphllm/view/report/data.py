@@ -33,6 +33,8 @@ def report_json(subjects: Sequence[Subject]) -> Json:
     """One plan, or two and their differences. Raises GraphLLMError for a module whose memory was not planned."""
     table = LineTable()
     plans = [_plan(s, table) for s in subjects]
+    if len({plan["name"] for plan in plans}) < len(plans):  # they must be told apart
+        plans[-1]["name"] += ", the second"
     differences = None
     if len(subjects) == 2:
         modules = subjects[0].lowered, subjects[1].lowered

@@ -22,7 +22,7 @@ from graphllm.view.scope import layer_of_name, layers_of
 
 Json = dict[str, Any]
 Row = list[str | int]
-_PLACE: Final = re.compile(r" in arena\+[0-9]+| scratch arena\+[0-9]+:[0-9]+|(?<=\)) arena [0-9]+(?= \{$)")
+_PLACE: Final = re.compile(r" in arena\+[0-9]+| scratch arena\+[0-9]+:[0-9]+| arena [0-9]+(?= \{$)")
 _LAYER_OF_LINE: Final = re.compile(r"(?:weight|state) @(\S+)")
 SAME, REMOVED, ADDED, FUSED, MOVED, PLACED = " ", "-", "+", ">", "~", "@"
 
