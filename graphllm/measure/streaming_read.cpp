@@ -5,10 +5,21 @@
 #include <cstdint>
 #include <cstdlib>
 
-typedef uint64_t Line __attribute__((vector_size(64)));
+// A register of the machine: sums in wider vectors would be copied through memory.
+#if defined(__AVX512F__)
+typedef uint64_t Part __attribute__((vector_size(64)));
+#elif defined(__AVX2__)
+typedef uint64_t Part __attribute__((vector_size(32)));
+#else
+typedef uint64_t Part __attribute__((vector_size(16)));
+#endif
+enum { PARTS = 64 / sizeof(Part) };
+struct Line {
+    Part part[PARTS];
+};
 
-// Sixteen rows side by side, as a product reads them; of the orders tried it is the fastest.
-enum { ROWS = 16, LINES = 32 };
+// Rows side by side, as a product reads them, as many as registers hold; of the orders tried sixteen are the fastest.
+enum { ROWS = PARTS == 1 ? 16 : 8 / PARTS, LINES = 512 / ROWS };
 
 // Touched, on huge pages where the system gives them; NULL without memory. `bytes` is a multiple of 2 MiB.
 extern "C" Line* make_buffer(size_t bytes) {
@@ -18,7 +29,7 @@ extern "C" Line* make_buffer(size_t bytes) {
     madvise(room, bytes, MADV_HUGEPAGE);
 #endif
     Line* buffer = static_cast<Line*>(room);
-    for (size_t i = 0; i < bytes / sizeof *buffer; i++) buffer[i] = Line{} + i;
+    for (size_t i = 0; i < bytes / sizeof *buffer; i++) buffer[i].part[0] = Part{} + i;
     return buffer;
 }
 
@@ -26,10 +37,14 @@ extern "C" void free_buffer(Line* buffer) { std::free(buffer); }
 
 // Bits that depend on every word, so that no read can be left out. `bytes` is a multiple of 32 KiB.
 extern "C" uint64_t read_once(const Line* buffer, size_t bytes) {
-    Line seen[ROWS] = {};
+    Part seen[ROWS][PARTS] = {}, all = {};
     for (const Line* at = buffer; at < buffer + bytes / sizeof *buffer; at += ROWS * LINES)
         for (int i = 0; i < LINES; i++)
-            for (int row = 0; row < ROWS; row++) seen[row] ^= at[row * LINES + i];
-    for (int row = 1; row < ROWS; row++) seen[0] ^= seen[row];
-    return seen[0][0] ^ seen[0][1] ^ seen[0][2] ^ seen[0][3] ^ seen[0][4] ^ seen[0][5] ^ seen[0][6] ^ seen[0][7];
+            for (int row = 0; row < ROWS; row++)
+                for (int p = 0; p < PARTS; p++) seen[row][p] ^= at[row * LINES + i].part[p];
+    for (int row = 0; row < ROWS; row++)
+        for (int p = 0; p < PARTS; p++) all ^= seen[row][p];
+    uint64_t bits = 0;
+    for (unsigned i = 0; i < sizeof all / sizeof bits; i++) bits ^= all[i];
+    return bits;
 }
