@@ -91,7 +91,7 @@ def compile(
         GraphLLMError: the base of these; by itself, an option out of range or a cache that cannot be used.
         All in one line; whatever ends it, no part of a plan is left behind and an older one stays as it was.
     """
-    options = replace(_options(context, slots, kv_dtype, dtype, quantize, overrides, target), archs=tuple(archs))
+    options = replace(chosen_options(context, slots, kv_dtype, dtype, quantize, overrides, target), archs=tuple(archs))
     source, vocabulary = source_of(path), Path(tokenizer) if tokenizer is not None else None
     place = Path(out) if out is not None else None
     dump = Path(dump_ir) if dump_ir is not None else None
@@ -155,13 +155,13 @@ def load(
     source, (chosen, number, why) = source_of(path), resolve_device(device)
     checkpoint = not is_plan(source)
     if checkpoint:
-        options = _options(context, slots or 1, kv_dtype, dtype, quantize, overrides, target_of(chosen))
-        source, tokenizer, verify = _plan_of(source, tokenizer, options, verify, progress), None, "none"
+        options = chosen_options(context, slots or 1, kv_dtype, dtype, quantize, overrides, target_of(chosen))
+        source, tokenizer, verify = cached_plan(source, tokenizer, options, verify, progress), None, "none"
         context, slots, kv_dtype = 0, 0, None  # the plan has them
     elif dtype is not None or quantize is not None or (overrides is not None and overrides.given()):
         raise RunError(f"{source}: a plan; dtype, quantize and overrides are for checkpoints, compile that with them")
     file = PlanFile.open(source, verify=verify)
-    link = _Link(file, context, slots, kv_dtype, expand, threads, tokenizer, say, number, trust_code)
+    link = Link(file, context, slots, kv_dtype, expand, threads, tokenizer, say, number, trust_code)
     try:
         model = link.model(chosen)
         if why:
@@ -178,7 +178,7 @@ def load(
 
 
 @dataclass(frozen=True, slots=True)
-class _Link:
+class Link:
     """A plan and what was asked of it, to be put on a device."""
 
     file: PlanFile
@@ -222,7 +222,7 @@ class _Link:
         return link_cpu(self.file, module, self.threads, self.say)
 
 
-def _plan_of(
+def cached_plan(
     source: Path,
     tokenizer: PathLike | None,
     options: Options,
@@ -306,7 +306,7 @@ def _text_cost(
         return text_cost(exact.engine, rounded.engine, exact.encode(words))
 
 
-def _options(
+def chosen_options(
     context: int,
     slots: int,
     kv_dtype: DType | None,

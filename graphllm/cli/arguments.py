@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     _report(commands.add_parser("report", help="write one page to look at a plan, or at two and their differences"))
     _emit(commands.add_parser("emit", help="write a C++ program that generates text with a plan"))
     _verify(commands.add_parser("verify", help="check a plan whole: every digest, its IR, its code"))
+    _diff(commands.add_parser("diff", help="two ways of computing a model side by side: where do they part, and why"))
     _eval(commands.add_parser("eval", help="perplexity, divergence from another plan, multiple choice"))
     _bench(commands.add_parser("bench", help="prompt and generation speeds, of one model or two turn by turn"))
     _check(commands.add_parser("check", help="whether a plan or a checkpoint fits in some memory, to the byte"))
@@ -295,6 +296,10 @@ def _device(p: argparse.ArgumentParser) -> None:
         "--device", metavar="NAME", help="cpu, numpy, cuda or cuda-sim (default: cpu where there is a C++ compiler)"
     )
     p.add_argument("--trust-code", action="store_true", help="on cuda: run machine code that the plan carries")
+    _device_options(p)
+
+
+def _device_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--threads", type=_whole, default=0, metavar="N", help="on cpu (default: one for each physical core)"
     )
@@ -386,6 +391,35 @@ def _emit(p: argparse.ArgumentParser) -> None:
 def _verify(p: argparse.ArgumentParser) -> None:
     p.description = "Read a plan whole: every digest, the rules of its IR, its code, each step run dry."
     p.add_argument("plan")
+
+
+def _diff(p: argparse.ArgumentParser) -> None:
+    p.description = (
+        "Runs two ways of computing a model on the same tokens and names the first value where they part. A side is "
+        "interpreter, a device (cpu, cuda-sim …), transformers, another plan or checkpoint (other.gllm@cpu: on a device), "
+        "or a folder of arrays. With one side, the other is the interpreter. Exit code 0: they agree, 1: they part."
+    )
+    _model(p, "model", "a plan or a checkpoint; demo: our own")
+    p.add_argument("sides", nargs="*", metavar="SIDE", help="one or two; see above")
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("-p", "--prompt", metavar="TEXT")
+    what.add_argument("-f", "--file", metavar="FILE", help="its first tokens")
+    what.add_argument("--ids", metavar="IDS", help="token ids (default: random ones, from a fixed seed)")
+    p.add_argument("-n", "--tokens", type=_whole, default=32, metavar="N", help="how many (default: %(default)s)")
+    p.add_argument(
+        "--function",
+        choices=["score", "decode", "prefill"],
+        default="score",
+        help="the steps that take them (default: score, all logits)",
+    )
+    p.add_argument("--tolerance", type=float, default=0.0, metavar="X", help="relative error (default: by formats)")
+    p.add_argument("--bisect", choices=["passes", "weights"], help="which pass, or which weight of the other plan")
+    p.add_argument("--all", action="store_true", help="every point, not only the worst of each layer")
+    p.add_argument("--dump", metavar="DIR", help="write every value as .npy, under Hugging Face's names")
+    p.add_argument("--plot", metavar="FILE", help="error by depth: .svg, or .png with matplotlib")
+    p.add_argument("--json", action="store_true", help="the same as data")
+    _device_options(p)
+    _model_options(p)
 
 
 def _eval(p: argparse.ArgumentParser) -> None:

@@ -63,15 +63,20 @@ def run(a: argparse.Namespace) -> int:
 
 def _prompt(a: argparse.Namespace) -> str | list[int]:
     if a.ids is not None:
-        try:
-            return [int(i) for i in a.ids.replace(",", " ").split()]
-        except ValueError:
-            raise RunError(f"--ids {a.ids!r}: expected whole numbers, as in --ids '1 403 407'") from None
+        return ids_of(a.ids)
     if a.prompt is not None:
         return argument(a.prompt, "prompt")
     if a.file is None and sys.stdin.isatty():
         raise RunError("prompt: none given; use -p TEXT, -f FILE, --ids IDS, or pipe it in")
     return read_text(a.file or "-", "prompt").rstrip("\r\n")  # every editor ends a file with one
+
+
+def ids_of(text: str) -> list[int]:
+    """Token ids of the command line. Raises RunError."""
+    try:
+        return [int(i) for i in text.replace(",", " ").split()]
+    except ValueError:
+        raise RunError(f"--ids {text!r}: expected whole numbers, as in --ids '1 403 407'") from None
 
 
 def _echo(model: Model, ids: list[int]) -> str:

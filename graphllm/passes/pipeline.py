@@ -44,14 +44,17 @@ def portable(dtype: DType | None = None, quantization: Quantization | None = Non
     )
 
 
-def lowering(target: Target) -> tuple[Pass, ...]:
-    """What turns the portable module into one target's kernels, order and memory."""
+def lowering(target: Target, *, keep: bool = False) -> tuple[Pass, ...]:
+    """What turns the portable module into one target's kernels, order and memory.
+
+    ``keep`` plans memory so that everything kernels hand out is still there after a step, for tools that look inside.
+    """
     narrow = Pass("narrow-rows", partial(narrow_rows, few=target.narrow_rows))
     return (
         *((narrow,) if target.narrow_rows else ()),
         Pass("fuse", partial(fuse, target=target)),
         Pass("schedule", schedule),  # kernels move whole, so after fuse
-        Pass("plan-memory", partial(plan_memory, target=target)),  # lifetimes follow from the order
+        Pass("plan-memory", partial(plan_memory, target=target, keep=keep)),  # lifetimes follow from the order
     )
 
 

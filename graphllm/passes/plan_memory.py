@@ -35,9 +35,9 @@ from graphllm.passes.rewrite import map_functions, rebuild, remap
 _REPAIRS = 24  # of each order; nearly every function needs none
 
 
-def plan_memory(module: Module, target: Target) -> Module:
-    """Place the activations of every function."""
-    return map_functions(module, lambda f: _place(f, target))
+def plan_memory(module: Module, target: Target, *, keep: bool = False) -> Module:
+    """Place the activations of every function. ``keep``: each for itself, so that all are still there after a step."""
+    return map_functions(module, lambda f: _place(f, target, keep=keep))
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class Interval:
     offset: int = -1
 
 
-def _place(function: Function, target: Target) -> Function:
+def _place(function: Function, target: Target, *, keep: bool) -> Function:
     in_arena = {
         id(v)
         for op in function.walk()
@@ -59,6 +59,10 @@ def _place(function: Function, target: Target) -> Function:
     }
     lifetimes = Lifetimes.of(function, lambda value: id(value) in in_arena)
     placed_blocks = [b for b in lifetimes.blocks if not b.inner or id(b.root) in in_arena]
+    if keep:
+        lifetimes.takeovers = []
+        for block in lifetimes.blocks:
+            block.first, block.last = 0, max(b.last for b in lifetimes.blocks)
     intervals, of_block = _intervals(lifetimes, placed_blocks)
     scratch = {
         id(op): Interval(aligned(bytes_), *lifetimes.when[id(op)])

@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Final
 
 from graphllm.codegen.cpu.generate import generate_workspace
+from graphllm.codegen.cuda.generate import generate as generate_cuda
 from graphllm.codegen.numpy.target import reads_weight_only
 from graphllm.compiler.link import Expand, tile_floats, tiled_weights
 from graphllm.compiler.native.build import built
@@ -21,6 +22,7 @@ from graphllm.ir.lifetime import ALIGNMENT
 from graphllm.plan.container import TensorSpec
 from graphllm.plan.header import lay_out
 from graphllm.runtime.cores import physical_cores
+from graphllm.runtime.cuda.places import Sizes
 
 _PAGE: Final = 4096  # that native code's threads begin at
 
@@ -33,7 +35,7 @@ class Footprint:
         weights: as they lie in the plan; a device of this machine maps them, so they are the system's to share.
         converted: weights that are held in another form, or moved to a cache line, beside; room to convert them in.
         states: the KV cache of all slots; ``arena``: activations of the largest function.
-        workspace: what threads work in.
+        workspace: what threads, or launches, work in.
     """
 
     weights: int
@@ -110,4 +112,11 @@ def _unaligned(module: Module) -> int:
     return sum(spec.nbytes for spec, start in zip(specs, starts, strict=False) if start % ALIGNMENT)
 
 
-_MORE: Final[dict[str, Callable[[Module, Setting], tuple[int, int]]]] = {"cpu": _cpu, "numpy": _numpy}
+def _cuda(module: Module, setting: Setting) -> tuple[int, int]:
+    """What its three allocations take beyond what lies in them, and its launches' own memory."""
+    sizes = Sizes.of(generate_cuda(module), module)
+    planned = max((f.arena or 0 for f in module.functions.values()), default=0)
+    return 0, sum(sizes.allocations) - sum(sizes.weights) - sum(sizes.states) - planned
+
+
+_MORE: Final[dict[str, Callable[[Module, Setting], tuple[int, int]]]] = {"cpu": _cpu, "numpy": _numpy, "cuda": _cuda}

@@ -13,7 +13,7 @@ def room_of(target: str, number: int = 0) -> int:
     """Bytes that are free on the device of a target, the ``number``-th where there are several.
 
     Raises:
-        GraphLLMError: the system does not say, or there is no such device.
+        GraphLLMError: the system does not say, or there is no such device. DeviceError where it cannot be asked.
     """
     ask = _ROOMS.get(target)
     found = ask(number) if ask is not None else None
@@ -26,4 +26,17 @@ def _host(number: int) -> int | None:
     return available_bytes() if number == 0 else None
 
 
-_ROOMS: Final[dict[str, Callable[[int], int | None]]] = {"cpu": _host, "numpy": _host}
+def _gpu(number: int) -> int | None:
+    """What the GPU has free, less what the driver will take for kernels and graphs. Raises DeviceError."""
+    from graphllm.runtime.cuda.calls import driver_calls
+    from graphllm.runtime.cuda.gpu import Gpu
+    from graphllm.runtime.cuda.places import SPARE
+
+    gpu = Gpu(driver_calls(), number)
+    try:
+        return max(0, gpu.room() - SPARE)
+    finally:
+        gpu.close()
+
+
+_ROOMS: Final[dict[str, Callable[[int], int | None]]] = {"cpu": _host, "numpy": _host, "cuda": _gpu}

@@ -20,7 +20,7 @@ from graphllm.plan.place import size_text
 from graphllm.runtime.cuda.driver import Address, Driver, Reach, Resolved
 
 ALIGNMENT: Final = 256
-_SPARE: Final = 96 << 20  # for the driver: kernels, graphs, stacks of threads
+SPARE: Final = 96 << 20  # for the driver: kernels, graphs, stacks of threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,12 @@ class Sizes:
         """All bytes."""
         return total(self.weights) + self.work + total(self.states)
 
+    @property
+    def allocations(self) -> tuple[int, int, int]:
+        """Bytes of the three allocations: weights, work, states."""
+        weights, states = (max(ALIGNMENT, total(sizes)) for sizes in (self.weights, self.states))
+        return weights, self.work + ALIGNMENT, states
+
     def check(self, room: int, what: str) -> None:
         """Raise DeviceError, with the largest context that would fit, unless all of it has room in ``room`` bytes.
 
@@ -65,9 +71,9 @@ class Sizes:
             what: the machine, in words.
         """
         need = self.total
-        if need + _SPARE <= room:
+        if need + SPARE <= room:
             return
-        left = room - _SPARE - total(self.weights) - self.work
+        left = room - SPARE - total(self.weights) - self.work
         fitting = max(0, left) // max(1, total(self.states) // max(1, self.context))
         hint = (
             f"--context {fitting} fits"
@@ -75,9 +81,9 @@ class Sizes:
             else "not even a short context fits; --quantize makes weights smaller"
         )
         raise DeviceError(
-            f"memory of {what}: {size_text(room)} free; expected {size_text(need + _SPARE)}: weights "
+            f"memory of {what}: {size_text(room)} free; expected {size_text(need + SPARE)}: weights "
             f"{size_text(total(self.weights))}, KV cache {size_text(total(self.states))} for {self.context} positions, "
-            f"activations {size_text(self.work)}, the driver {size_text(_SPARE)}; {hint}"
+            f"activations {size_text(self.work)}, the driver {size_text(SPARE)}; {hint}"
         )
 
 
@@ -87,14 +93,15 @@ class Places:
     def __init__(self, driver: Driver, sizes: Sizes) -> None:
         self.sizes = sizes
         self.weight_offsets = offsets(sizes.weights)
-        self.weights = driver.allocate(max(ALIGNMENT, total(sizes.weights)))
-        self.arena = driver.allocate(sizes.work + ALIGNMENT)
+        weights, work, states = sizes.allocations
+        self.weights = driver.allocate(weights)
+        self.arena = driver.allocate(work)
         self.memory = Address(self.arena + _aligned(sizes.arena))
         self.step = Address(self.memory + _aligned(sizes.memory))
-        self.states = driver.allocate(max(ALIGNMENT, total(sizes.states)))
+        self.states = driver.allocate(states)
         self._state_offsets = offsets(sizes.states)
         driver.fill(self.memory, _aligned(sizes.memory) + _aligned(sizes.step), 0)
-        driver.fill(self.states, max(ALIGNMENT, total(sizes.states)), 0)
+        driver.fill(self.states, states, 0)
 
     def state(self, number: int) -> Address:
         """Where a state begins."""
