@@ -211,7 +211,7 @@ class TestCommand:
             (["--memory", "8 apples"], "--memory: '8 apples'; expected a size"),
             (["--memory", "0"], "expected a size"),
             (["--memory", "9" * 400 + "TiB"], "expected a size"),
-            (["--device", "tpu"], "target: 'tpu'"),
+            (["--device", "tpu"], "device 'tpu'"),
             (["--device", "numpy:x"], "device 'numpy:x'"),
             (["--device", "numpy:7"], "does not say how much memory is free"),
             (["--quantize", "int8"], "a plan; precision"),

@@ -126,7 +126,7 @@ def _engine(engine: str, name: str, subject: Subject, how: How) -> Side:
 
     def run(apart: bool) -> Trace:
         module = kept(subject.module, backend, how.kind, apart=apart)
-        link = Link(subject.file, 0, 0, None, how.expand, how.threads, None, how.say)
+        link = Link(subject.file, 0, 0, None, how.expand, how.threads, None, how.say, 0, False)
         return on_device(name, module, link.device(module, device), subject.read, how.ids, how.kind)
 
     return Side(name, run, subject, fused=not backend.stepwise)

@@ -35,7 +35,9 @@ def _gpus() -> list[Finding]:
         for number in range(_MOST_GPUS):
             gpu = Gpu(driver_calls(), number)
             try:
-                out.append(Finding(f"cuda:{number}", f"{gpu.what}, kernels for {gpu.arch}, {bytes_text(gpu.room())} free"))
+                out.append(
+                    Finding(f"cuda:{number}", f"{gpu.what}, kernels for {gpu.arch}, {bytes_text(gpu.room())} free")
+                )
             finally:
                 gpu.close()
     except DeviceError as error:
