@@ -397,7 +397,8 @@ def _diff(p: argparse.ArgumentParser) -> None:
     p.description = (
         "Runs two ways of computing a model on the same tokens and names the first value where they part. A side is "
         "interpreter, a device (cpu, cuda-sim …), transformers, another plan or checkpoint (other.gllm@cpu: on a "
-        "device), or a folder of arrays. With one side, the other is the interpreter. Exit code 0: they agree, 1: they part."
+        "device), or a folder of arrays. With one side, the other is the interpreter. Exit code 0: they agree, 1: they "
+        "part."
     )
     _model(p, "model", "a plan or a checkpoint; demo: our own")
     p.add_argument("sides", nargs="*", metavar="SIDE", help="one or two; see above")
