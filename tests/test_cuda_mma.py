@@ -14,8 +14,8 @@ import pytest
 from graphllm.codegen.cuda.generate import generate
 from graphllm.codegen.cuda.target import CUDA
 from graphllm.ir import ops
-from graphllm.ir.core import Function, Module, Value, Weight
-from graphllm.ir.types import DType
+from graphllm.ir.core import Function, Module, State, Value, Weight
+from graphllm.ir.types import DType, TensorType
 from graphllm.passes.manager import run_passes
 from graphllm.passes.pipeline import lowering
 from tests.cuda_models import OpenDevice, cuda_lowered, needs_a_compiler
@@ -131,3 +131,28 @@ def test_what_follows_a_product_of_many_rows(name: str, storage: Storage) -> Non
     assert sum("_mma_tiles" in name for name in device.program.kernels) >= 3
     for seed, function in enumerate(functions.values()):
         check(device, module, function, model.weights, seed)
+
+
+ATTENTION: tuple[tuple[DType, int, int, int], ...] = (  # cache, d, rows, window
+    ("f16", 64, 70, 0),
+    ("f16", 40, 33, 0),
+    ("bf16", 96, 20, 0),
+    ("f16", 8, 130, 50),
+    ("bf16", 16, 40, 1),
+)
+
+
+@pytest.mark.parametrize("arch", ["sm_90", "sm_75"])
+def test_attention_of_a_prompt(arch: str) -> None:
+    states, functions, weights = dict[str, State](), dict[str, Function](), dict[str, Weight]()
+    for dtype, d, rows, window in ATTENTION if arch == "sm_90" else ATTENTION[1:3]:
+        title = f"attention_{dtype}_{d}_{rows}"
+        scope = Gathered(rows, title)
+        kept = [State(f"{title}.{side}", TensorType(dtype, (2, 2, 150, d))) for side in "kv"]
+        with scope.builder as b:
+            y = ops.attention(scope.x(rows, 4, d), *kept, scope.pos, scope.slot, scale=d**-0.5, window=window)
+            functions[title] = b.function(title, [y], [], "consecutive")
+        weights |= {w.name: w for w in scope.weights.values()}
+        states |= {s.name: s for s in kept}
+    module, _ = run_passes(Module(weights, states, functions), lowering(CUDA))
+    _proved(module, arch, {"attention_mma"})

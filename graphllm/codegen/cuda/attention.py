@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from graphllm.codegen.cuda.part import Part
-from graphllm.codegen.cuda.target import attention_rows, chunks_of, scratch_bytes
+from graphllm.codegen.cuda.target import ROOM, attention_rows, chunks_of, scratch_bytes
 from graphllm.codegen.lone import number, only_f32
 from graphllm.codegen.text import KernelText
 from graphllm.errors import PlanError
@@ -11,6 +11,7 @@ from graphllm.ir.core import Operation
 
 KEYS, WARPS = 32, 4  # of attention.cuh
 MANY_THREADS = 256
+MMA_WARPS = 4  # of 16 rows each
 MOST_TOGETHER = 8  # query heads whose results a block holds in registers
 
 
@@ -37,6 +38,14 @@ def write_attention(op: Operation, text: KernelText) -> Part:
     arguments = f"step, {given}, {', '.join(sides)}, {y}, heads, {number(op.attrs['scale'])}, {op.attrs['window']}"
     cached = sum(kv_heads * v.type.numpy.itemsize * v.type.shape[3] for v in caches)
     if text.function.rows == "consecutive" and rows > 1:
+        warps = min(MMA_WARPS, -(-rows // 16))
+        padded = -(-d // 32) * 32
+        size = 128 * warps * padded // 2 + 2 * KEYS * (3 * padded + 8) + 64 * warps
+        whole = d % 8 == 0 and all(text.layouts.of(v).offset % 4 == 0 for v in (q, op.result))
+        if caches[0].type.dtype in ("f16", "bf16") and whole and size <= ROOM:
+            text.line(f"attention_mma<{d}, {warps}>({arguments}, room);")
+            grid = heads, -(-rows // (16 * warps))
+            return Part("attention_mma", text, grid, 32 * warps, size, "attention_mma.cuh", cached=cached)
         text.line(f"attention_many<{d}>({arguments}, room);")
         tile = 16 if d > 128 else 32
         floats = tile * (2 * d + 1 + KEYS + 3) + KEYS * (d + 1)
