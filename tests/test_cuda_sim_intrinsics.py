@@ -35,6 +35,20 @@ KERNELS = (
     b[i] = from_float<bf16>(x[i]).bits;""",
     ),
     kernel(
+        "pairs",
+        "const float* x, unsigned* h, unsigned* b",
+        f"""{LANE}
+    h[i] = f16_pair(x[2 * i], x[2 * i + 1]);
+    b[i] = bf16_pair(x[2 * i], x[2 * i + 1]);""",
+    ),
+    kernel(
+        "bytes",
+        "const unsigned* q, unsigned* h",
+        f"""{LANE}
+    const HalfChunk halves = int8_to_f16(q[i]);
+    h[2 * i] = halves.word[0]; h[2 * i + 1] = halves.word[1];""",
+    ),
+    kernel(
         "widen",
         "const f16* h, const bf16* b, float* x, float* y",
         f"""{LANE}
@@ -178,10 +192,22 @@ def test_narrow_floats_are_rounded_as_they_are_by_others() -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         h, b = x.astype(np.float16), x.astype(ml_dtypes.bfloat16)
     real = ~np.isnan(x)
+    pair = np.zeros(len(x) // 2, np.uint32)
+    pairs = sim(Work("pairs", ("x", "h", "b"), grid=(len(pair) // 32, 1)), x=x[: len(pair) // 32 * 64], h=pair, b=pair)
+    for name in ("h", "b"):
+        halves = pairs[name].view(np.uint16)[: len(pair) // 32 * 64]
+        same = real[: len(halves)]
+        np.testing.assert_array_equal(halves[same], out[name][: len(halves)][same])
     np.testing.assert_array_equal(out["h"][real], h.view(np.uint16)[real])
     np.testing.assert_array_equal(out["b"][real], b.view(np.uint16)[real])
     assert np.isnan(out["h"].view(np.float16)[~real]).all()
     assert np.isnan(out["b"].view(ml_dtypes.bfloat16)[~real].astype(np.float32)).all()
+
+
+def test_every_byte_is_an_f16() -> None:
+    q = np.arange(-128, 128, dtype=np.int8)
+    got = sim(Work("bytes", ("q", "h"), grid=(2, 1)), q=q, h=np.zeros(128, np.uint32))["h"]
+    np.testing.assert_array_equal(got.view(np.float16), q.astype(np.float16))
 
 
 def test_every_narrow_float_is_widened() -> None:

@@ -35,6 +35,40 @@ __device__ inline unsigned short float_to_f16(float x) {
     return bits;
 }
 
+// Two floats as the halves of a word, the first one low.
+__device__ inline unsigned f16_pair(float low, float high) {
+#if GRAPHLLM_ARCH >= 800
+    unsigned pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    return float_to_f16(low) | unsigned(float_to_f16(high)) << 16;
+#endif
+}
+__device__ inline unsigned bf16_pair(float low, float high) {
+#if GRAPHLLM_ARCH >= 800
+    unsigned pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    const auto half = [](float x) {
+        const unsigned bits = as_bits(x);
+        return x != x ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+    };
+    return half(low) | half(high) << 16;
+#endif
+}
+
+// Four int8 as f16, which has them all: a byte in the last place of 1024 is 1024 more.
+__device__ inline HalfChunk int8_to_f16(unsigned bytes) {
+    HalfChunk halves;
+    asm("{\n\t.reg .b32 x;\n\txor.b32 x, %2, 0x80808080;\n\tprmt.b32 %0, x, 0x64646464, 0x4140;\n\t"
+        "prmt.b32 %1, x, 0x64646464, 0x4342;\n\tsub.f16x2 %0, %0, %3;\n\tsub.f16x2 %1, %1, %3;\n\t}"
+        : "=&r"(halves.word[0]), "=&r"(halves.word[1])
+        : "r"(bytes), "r"(0x64806480u));
+    return halves;
+}
+
 // Weights, which are read once: they do not displace anything from the first-level cache.
 __device__ inline Chunk load_once(const void* at) {
     Chunk c;

@@ -57,8 +57,14 @@ __device__ inline A& choose(A& a, A& b) {
 
 // Two 16-bit floats in a word, and back.
 template <class E>
-__device__ inline unsigned pair_from(float low, float high) {
-    return pair_of(from_float<E>(low), from_float<E>(high));
+__device__ inline unsigned pair_from(float low, float high);
+template <>
+__device__ inline unsigned pair_from<f16>(float low, float high) {
+    return f16_pair(low, high);
+}
+template <>
+__device__ inline unsigned pair_from<bf16>(float low, float high) {
+    return bf16_pair(low, high);
 }
 template <class E>
 __device__ inline float low_of(unsigned word) {
@@ -129,13 +135,13 @@ struct Operand<Dense<S, WHOLE>> {
     }
 };
 
-// Four int8 as two words of f16, all exact.
-__device__ inline void halves_of(unsigned bytes, unsigned& first, unsigned& second) {
-    float v[4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) v[i] = float(static_cast<int8_t>(bytes >> (8 * i)));
-    first = pair_from<f16>(v[0], v[1]);
-    second = pair_from<f16>(v[2], v[3]);
+// Eight int8 as words of f16, all exact.
+__device__ inline void halves_of(unsigned first, unsigned second, unsigned (&word)[4]) {
+    const HalfChunk a = int8_to_f16(first), b = int8_to_f16(second);
+    word[0] = a.word[0];
+    word[1] = a.word[1];
+    word[2] = b.word[0];
+    word[3] = b.word[1];
 }
 
 // Groups are multiples of 32, each within a row.
@@ -169,16 +175,14 @@ struct Operand<Groups<S, G, FLAT, WHOLE>> {
     }
     __device__ static float scale(const Held& held) { return held.factor; }
     __device__ static void words(const Held& held, int h, unsigned (&word)[4]) {
-        halves_of(held.word[2 * h], word[0], word[1]);
-        halves_of(held.word[2 * h + 1], word[2], word[3]);
+        halves_of(held.word[2 * h], held.word[2 * h + 1], word);
     }
     __device__ static const unsigned char* bytes(const Weights& w, long long row) {
         return reinterpret_cast<const unsigned char*>(w.q + row * w.k);
     }
     __device__ static void panel_words(const unsigned char* row, int c, int h, unsigned (&word)[4]) {
         const HalfChunk half = *reinterpret_cast<const HalfChunk*>(row + (PER == 16 ? c * 16 + h * 8 : h * 32 + c * 8));
-        halves_of(half.word[0], word[0], word[1]);
-        halves_of(half.word[1], word[2], word[3]);
+        halves_of(half.word[0], half.word[1], word);
     }
 };
 

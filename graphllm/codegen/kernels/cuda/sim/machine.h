@@ -74,6 +74,19 @@ inline unsigned as_bits(float x) {
 inline float f16_to_float(unsigned short bits) { return sim::f16_to_float(bits); }
 inline unsigned short float_to_f16(float x) { return sim::float_to_f16(x); }
 
+inline unsigned f16_pair(float low, float high) { return float_to_f16(low) | unsigned(float_to_f16(high)) << 16; }
+inline unsigned bf16_pair(float low, float high) {
+    const auto half = [](float x) {
+        const unsigned bits = as_bits(x);
+        return x != x ? 0x7fffu : (bits + 0x7fffu + (bits >> 16 & 1)) >> 16;
+    };
+    return half(low) | half(high) << 16;
+}
+inline HalfChunk int8_to_f16(unsigned bytes) {
+    const auto byte = [=](int i) { return float(static_cast<signed char>(bytes >> (8 * i))); };
+    return {{f16_pair(byte(0), byte(1)), f16_pair(byte(2), byte(3))}};
+}
+
 inline Chunk load_once(const void* at, GRAPHLLM_HERE) {
     sim::reads(at, 16, here);
     return *static_cast<const Chunk*>(at);
