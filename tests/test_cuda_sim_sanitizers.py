@@ -13,6 +13,7 @@ import pytest
 
 from tests.test_cpu_sanitizers import ADDRESS, ROOT, sanitized, surroundings
 
+QUICK = (ADDRESS[0], f"{ADDRESS[1]} -O0")  # built in half the time
 NAMES = ["libasan.so", "libubsan.so"]
 PLANTED = {
     "shared memory": ("s[32 + threadIdx.x % 2] = 1;", "AddressSanitizer: use-after-poison"),
@@ -34,24 +35,29 @@ run(library((k,)), [Work("fault", ("y",), shared=128)], {{"y": np.zeros(32, np.f
 """
 
 
-def test_intrinsics_and_the_order_of_launches(tmp_path: Path) -> None:
+@pytest.fixture
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests here: the simulator is built once."""
+    folder = tmp_path_factory.getbasetemp() / "sanitized-cache"
+    folder.mkdir(exist_ok=True, mode=0o700)
+    return folder
+
+
+def test_intrinsics_and_a_model(cache: Path) -> None:
     faults = "tests/test_cuda_sim_faults.py"
-    sanitized(
-        tmp_path,
-        ADDRESS,
-        NAMES,
+    tests = (
         "tests/test_cuda_sim_intrinsics.py",
         f"{faults}::test_blocks_that_wait_for_each_other",
         f"{faults}::test_threads_that_do_not_meet",
+        "tests/test_cuda_models.py::test_tiny",
     )
+    sanitized(cache, QUICK, NAMES, *tests, "-k", "not sm_75 and not tiny or llama_odd")
 
 
 @pytest.mark.parametrize("where", PLANTED)
-def test_what_is_planted_is_seen(tmp_path_factory: pytest.TempPathFactory, where: str) -> None:
+def test_what_is_planted_is_seen(cache: Path, where: str) -> None:
     text, words = PLANTED[where]
-    cache = tmp_path_factory.getbasetemp() / "sanitized-cache"  # the simulator is built once for all
-    cache.mkdir(exist_ok=True, mode=0o700)
-    environment = surroundings(cache, ADDRESS, NAMES)
+    environment = surroundings(cache, QUICK, NAMES)
     command = [sys.executable, "-c", PROGRAM.format(text)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode != 0

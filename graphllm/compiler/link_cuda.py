@@ -5,6 +5,7 @@ What cannot work is told before weights are read: no driver, no GPU, one that ke
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from graphllm.codegen.cuda.generate import generate
@@ -71,9 +72,13 @@ def link_cuda(
 
 
 def link_simulated(plan: PlanFile, module: Module, *, arch: str = "sm_90", say: Say = lambda line: None) -> CudaDevice:
-    """The lowered module on a GPU that the CPU plays. Raises like ``link_cuda``, NativeError for want of a compiler."""
+    """The lowered module on a GPU that the CPU plays; with $GRAPHLLM_SIM_WATCH=1 every access to memory is looked at.
+
+    Raises like ``link_cuda``, NativeError for want of a compiler.
+    """
     program = program_of(plan, module)
-    driver = Simulator(simulated(list(program.kernels.values()), arch, say, watch=False), arch)
+    watch = os.environ.get("GRAPHLLM_SIM_WATCH", "0") not in ("", "0")
+    driver = Simulator(simulated(list(program.kernels.values()), arch, say, watch=watch), arch)
     try:
         Sizes.of(program, module).check(driver.room(), driver.what)
     except BaseException:

@@ -19,7 +19,8 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-#if !defined(__x86_64__) && !defined(__aarch64__)
+#if !(defined(__x86_64__) || defined(__aarch64__)) || defined(GRAPHLLM_UCONTEXT)
+#define GRAPHLLM_ANY_MACHINE 1
 #include <ucontext.h>
 #endif
 
@@ -27,7 +28,8 @@
 #define GRAPHLLM_EXPANDED(x) GRAPHLLM_TEXT(x)
 #define GRAPHLLM_SWITCH GRAPHLLM_EXPANDED(__USER_LABEL_PREFIX__) "graphllm_switch"
 
-#if defined(__x86_64__)
+#if defined(GRAPHLLM_ANY_MACHINE)
+#elif defined(__x86_64__)
 extern "C" void graphllm_switch(void** from, void* to);
 asm(".text\n"
     ".p2align 4\n" GRAPHLLM_SWITCH ":\n"
@@ -56,7 +58,7 @@ namespace graphllm::sim {
 
 // Where one stack stands. The host's own is one that was never prepared.
 struct Fiber {
-#if defined(__x86_64__) || defined(__aarch64__)
+#ifndef GRAPHLLM_ANY_MACHINE
     void* at = nullptr;
 #else
     ucontext_t at;
@@ -75,24 +77,24 @@ struct Fiber {
         fake = nullptr;
         __asan_unpoison_memory_region(stack, bytes);  // of frames that were left for good
 #endif
-#if defined(__x86_64__)
+#if defined(GRAPHLLM_ANY_MACHINE)
+        getcontext(&at);
+        at.uc_stack.ss_sp = stack;
+        at.uc_stack.ss_size = bytes;
+        at.uc_link = nullptr;
+        makecontext(&at, body, 0);
+#elif defined(__x86_64__)
         auto top = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(stack) + bytes) & ~uintptr_t(15));
         *--top = nullptr;  // the return address of ``body``, where unwinding ends
         *--top = reinterpret_cast<void*>(body);
         top -= 6;
         std::memset(top, 0, 6 * sizeof(void*));
         at = top;
-#elif defined(__aarch64__)
+#else
         auto top = reinterpret_cast<void**>((reinterpret_cast<uintptr_t>(stack) + bytes) & ~uintptr_t(15)) - 20;
         std::memset(top, 0, 160);
         top[11] = reinterpret_cast<void*>(body);  // x30
         at = top;
-#else
-        getcontext(&at);
-        at.uc_stack.ss_sp = stack;
-        at.uc_stack.ss_size = bytes;
-        at.uc_link = nullptr;
-        makecontext(&at, body, 0);
 #endif
     }
 };
@@ -123,7 +125,7 @@ inline void switch_fiber(Fiber& from, Fiber& to) {
 #ifdef GRAPHLLM_ASAN
     __sanitizer_start_switch_fiber(&from.fake, to.low, to.size);
 #endif
-#if defined(__x86_64__) || defined(__aarch64__)
+#ifndef GRAPHLLM_ANY_MACHINE
     graphllm_switch(&from.at, to.at);
 #else
     swapcontext(&from.at, &to.at);

@@ -1,8 +1,6 @@
 // How kernels make themselves known to the simulator, by name.
 #pragma once
 
-#include <utility>
-
 namespace graphllm::sim {
 
 using Entry = void (*)(void* const* arguments);
@@ -15,6 +13,15 @@ struct Registered {
     const Registered* next;
 };
 
+template <unsigned... I>
+struct Numbers {};
+template <unsigned n, unsigned... I>
+struct FirstNumbers : FirstNumbers<n - 1, n - 1, I...> {};
+template <unsigned... I>
+struct FirstNumbers<0, I...> {
+    using type = Numbers<I...>;
+};
+
 // Calls a kernel, whose parameters are all pointers, with addresses.
 template <auto kernel>
 struct Called;
@@ -22,12 +29,12 @@ template <class... Parameter, void (*kernel)(Parameter...)>
 struct Called<kernel> {
     static constexpr unsigned parameters = sizeof...(Parameter);
 
-    static void entry(void* const* arguments) { call(arguments, std::index_sequence_for<Parameter...>{}); }
+    static void entry(void* const* arguments) { call(arguments, typename FirstNumbers<parameters>::type{}); }
 
 private:
     // Not watched: the addresses lie in the host's memory.
-    template <std::size_t... I>
-    __attribute__((no_sanitize("thread"))) static void call(void* const* arguments, std::index_sequence<I...>) {
+    template <unsigned... I>
+    __attribute__((no_sanitize("thread"))) static void call(void* const* arguments, Numbers<I...>) {
         kernel(static_cast<Parameter>(arguments[I])...);
     }
 };

@@ -108,6 +108,7 @@ struct Grid {
     size_t begun = 0, ended = 0;
     size_t pause = ~size_t(0);  // after so many blocks others run ahead again
     std::vector<Block*> held;  // begun ahead of time
+    const Range* found[2] = {nullptr, nullptr};  // the last one that was read, and written (watch.h)
     bool cleared = false;      // all ahead of it are done
     bool waited = false;       // a thread of it has asked
 };

@@ -167,21 +167,49 @@ inline void look(Cell& c, uint8_t bytes, Thread& t, Block& b, const unsigned cha
     }
 }
 
-inline void look_along(Cell* cells, size_t offset, const unsigned char* at, unsigned n, bool write, uint8_t flags, Place place) {
+inline void look_along(Cell* cells, size_t offset, const unsigned char* at, unsigned n, bool write, uint8_t flags, Place place,
+                       uint32_t only = 0) {
     Thread& t = *current;
     const size_t end = offset + n;
     for (size_t word = offset / 4; word * 4 < end; ++word) {
+        Cell& c = cells[word];
+        if (only) {  // shared memory: what an earlier block did there is over
+            if (c.write.serial != only) c.write.serial = 0;
+            if (c.read.serial != only) c.read.serial = 0;
+        }
         const size_t from = std::max(word * 4, offset), to = std::min(word * 4 + 4, end);
-        look(cells[word], uint8_t(((1u << (to - from)) - 1) << (from - word * 4)), t, *t.block, at, n, write, flags, place);
+        look(c, uint8_t(((1u << (to - from)) - 1) << (from - word * 4)), t, *t.block, at, n, write, flags, place);
     }
+}
+
+inline bool holds(const unsigned char* begin, size_t size, const unsigned char* at, unsigned n) {
+    const size_t offset = size_t(at - begin);
+    return offset < size && offset + n <= size;
+}
+
+// Whether the launch has told that it touches these bytes. What was found last is looked at first.
+inline bool told(Grid& grid, const unsigned char* at, unsigned n, bool write) {
+    const Range*& last = grid.found[write];
+    if (last && holds(last->begin, last->size, at, n)) return true;
+    for (uint32_t i = 0; i < grid.launch->range_count; ++i) {
+        const Range& r = grid.launch->ranges[i];
+        if ((r.written || !write) && holds(r.begin, r.size, at, n)) {
+            last = &r;
+            return true;
+        }
+    }
+    return false;
 }
 
 inline const Memory* memory_at(const unsigned char* at, unsigned n) {
     const auto& all = machine->memories;
+    static const Memory* last = nullptr;
+    if (last >= all.data() && last < all.data() + all.size() && holds(last->begin, last->size, at, n)) return last;
     auto found = std::upper_bound(all.begin(), all.end(), at, [](const unsigned char* a, const Memory& m) { return a < m.begin; });
     if (found == all.begin()) return nullptr;
     --found;
-    return size_t(at - found->begin) + n <= found->size ? &*found : nullptr;
+    last = &*found;
+    return holds(found->begin, found->size, at, n) ? last : nullptr;
 }
 
 // A table of constants in the kernels' own code.
@@ -201,29 +229,16 @@ inline void access(const void* pointer, unsigned n, bool write, uint8_t flags, P
         const size_t offset = size_t(at - b.shared);
         if (offset + n > launch.shared || offset > launch.shared)
             fail(access_words(b, at, n, write, place) + ": out of bounds");
-        for (size_t word = offset / 4; word * 4 < offset + n; ++word) {  // what an earlier block did there is over
-            Cell& c = b.cells[word];
-            if (c.write.serial != b.serial) c.write.serial = 0;
-            if (c.read.serial != b.serial) c.read.serial = 0;
-        }
-        return look_along(b.cells, offset, at, n, write, flags, place);
+        return look_along(b.cells, offset, at, n, write, flags, place, b.serial);
     }
     const Memory* memory = memory_at(at, n);
     if (!memory) {
         if (!write && is_constant(at)) return;
         fail(access_words(b, at, n, write, place) + ": out of bounds");
     }
-    if (launch.range_count) {
-        bool inside = false, allowed = false;
-        for (uint32_t i = 0; i < launch.range_count && !allowed; ++i) {
-            const Range& r = launch.ranges[i];
-            const bool fits = at >= r.begin && size_t(at - r.begin) + n <= r.size;
-            inside |= fits;
-            allowed = fits && (!write || r.written);
-        }
-        if (!allowed)
-            fail(access_words(b, at, n, write, place) + (inside ? ": the launch may only read it" : ": out of bounds"));
-    }
+    if (launch.range_count && !told(*b.grid, at, n, write))
+        fail(access_words(b, at, n, write, place) +
+             (told(*b.grid, at, n, false) ? ": the launch may only read it" : ": out of bounds"));
     if (memory->cells) look_along(memory->cells, size_t(at - memory->begin), at, n, write, flags, place);
 }
 
