@@ -38,7 +38,7 @@ _PROMPTS = ("prompt", "ids", "messages")
 
 @dataclass(slots=True)
 class Done:
-    """What became of the lines: answered now, found answered, and refused with a reason in the output."""
+    """What became of the lines: answered now, found answered, refused now or before with a reason in the output."""
 
     answered: int = 0
     found: int = 0
@@ -81,13 +81,13 @@ class BatchFile:
         with _Output(self._out, self._source, self._say) as output:
             self._output = output
             before = self._match(output.found)
-            self._done.found = len(before)
+            self._done.found, self._done.refused = len(before) - output.errors, output.errors
             progress("answering", len(before), total)
             for index, answer in answers(self._model, self._waiting(before)):
                 line, digest, name, logprobs = self._asked[index]
                 output.write(_head(line, digest, name) | record_of(answer, self._model.tokenizer, logprobs=logprobs))
                 self._done.answered += 1
-                progress("answering", len(before) + self._done.answered + self._done.refused, total)
+                progress("answering", self._done.found + self._done.answered + self._done.refused, total)
         return self._done
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
@@ -189,6 +189,7 @@ class _Output:
     def __init__(self, path: Path, source: Path, say: Callable[[str], None]) -> None:
         self._path, self._source, self._say = path, source, say
         self.found: dict[int, str] = {}  # line of the input -> digest, of the answers that are there
+        self.errors = 0  # among them
         self._flushed = time.monotonic()
 
     def __enter__(self) -> _Output:
@@ -266,6 +267,7 @@ class _Output:
         if type(number) is not int or type(digest) is not str or number in self.found:
             raise self._foreign(len(self.found) + 1)
         self.found[number] = digest
+        self.errors += "error" in record
 
     def _foreign(self, line: int) -> RunError:
         return RunError(f"{self._path}:{line}: not an answer of graphllm batch; expected none but those, or a new file")

@@ -41,7 +41,7 @@ class Asked:
     def __init__(self, model: Model, ask: Ask) -> None:
         self.ask = ask
         self.ids = model.encode(ask.prompt)
-        model.engine.check(self.ids)
+        model.engine.check(self.ids, held=0)
         check_count(ask.max_tokens)
         check_logprobs(ask.logprobs)
         check_stops(ask.stop, model)

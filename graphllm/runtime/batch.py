@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
 from graphllm.runtime.device import Logits
 from graphllm.runtime.engine import Engine
 from graphllm.runtime.generate import Progress, check_count
@@ -34,13 +32,13 @@ class Request:
 
 @dataclass(slots=True)
 class _Row:
-    """An answer on its way: what was asked, what was said, and the logits its next token comes from."""
+    """An answer on its way: what was asked, what was said, and the token to go on from, None where it is complete."""
 
     index: int
     request: Request
     progress: Progress
     history: list[int]
-    logits: Logits
+    token: int | None = None
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -58,59 +56,56 @@ def complete(engine: Engine, requests: Iterable[Request]) -> Iterator[tuple[int,
     free = list(range(engine.slots))
     live: dict[int, _Row] = {}
     while True:
+        # Logits are the device's own until its next step: every row has taken its token from them by now.
         while free and (item := next(waiting, None)) is not None:
-            slot = free.pop(0)
-            row = _begun(engine, *item, slot)
-            if row.request.max_tokens == 0:
-                row.progress.finish = "length"
+            row = _begun(engine, *item, free[0])
+            if row.token is None:
                 yield row.index, row.progress
-                free.insert(0, slot)
             else:
-                live[slot] = row
+                live[free.pop(0)] = row
         if not live:
             return
-        chosen: list[tuple[int, int]] = []
-        for slot in sorted(live):
-            token = _next_token(live[slot], engine, slot)
-            if token is not None:
-                chosen.append((token, slot))
-        for slot in [s for s in live if s not in {s for _, s in chosen}]:
-            row = live.pop(slot)
-            free.append(slot)
-            row.progress.decode_seconds = time.perf_counter() - row.started
-            yield row.index, row.progress
-        if chosen:
-            for (_, slot), logits in zip(chosen, engine.step_many(chosen), strict=True):
-                live[slot].logits = logits
+        rows = sorted(live.items())
+        logits = engine.step_many([(row.token, slot) for slot, row in rows if row.token is not None])
+        for (slot, row), of_row in zip(rows, logits, strict=True):
+            row.token = _next_token(row, of_row, engine, slot)
+        for slot, row in rows:
+            if row.token is None:
+                free.append(slot)
+                del live[slot]
+                row.progress.decode_seconds = time.perf_counter() - row.started
+                yield row.index, row.progress
 
 
 def _begun(engine: Engine, index: int, request: Request, slot: int) -> _Row:
     check_count(request.max_tokens)
     progress = Progress(prompt_tokens=len(request.prompt), seed=request.sampler.seed)
-    started = time.perf_counter()
+    row = _Row(index, request, progress, list(request.prompt))
     engine.truncate(0, slot)
-    if request.echo and request.logprobs is not None:
-        progress.logprobs = prompt_logprobs(engine, request.prompt, request.logprobs, slot)
+    scored = request.echo and request.logprobs is not None
+    if scored:
+        progress.logprobs = prompt_logprobs(engine, request.prompt, request.logprobs or 0, slot)
         # Fed once more, as any prompt is: asking for its probabilities must not change the answer.
         engine.truncate(0, slot)
-    if request.max_tokens == 0 and progress.logprobs:
-        logits = np.empty(0, np.float32)
+    logits = engine.feed(request.prompt, slot) if not scored or request.max_tokens != 0 else None
+    progress.prefill_seconds = time.perf_counter() - row.started
+    row.started = time.perf_counter()
+    if request.max_tokens == 0 or logits is None:
+        progress.finish = "length"
     else:
-        # copied: the device's own are good until its next step, which is another prompt's
-        logits = np.array(engine.feed(request.prompt, slot))
-    progress.prefill_seconds = time.perf_counter() - started
-    return _Row(index, request, progress, list(request.prompt), logits)
+        row.token = _next_token(row, logits, engine, slot)
+    return row
 
 
-def _next_token(row: _Row, engine: Engine, slot: int) -> int | None:
+def _next_token(row: _Row, logits: Logits, engine: Engine, slot: int) -> int | None:
     """The token to go on from, None where the answer is complete."""
     request, progress = row.request, row.progress
-    token = request.sampler.sample(row.logits, row.history)
+    token = request.sampler.sample(logits, row.history)
     if token in request.stop_ids:
         progress.finish = "stop"
         return None
     if request.logprobs is not None:
-        progress.logprobs.append(logprob_of(row.logits, token, request.logprobs))
+        progress.logprobs.append(logprob_of(logits, token, request.logprobs))
     progress.tokens.append(token)
     row.history.append(token)
     if request.says_stop is not None and request.says_stop(token):

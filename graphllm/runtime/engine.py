@@ -150,12 +150,12 @@ class Engine:
         assert 0 <= length <= self.lengths[slot]
         self.lengths[slot] = length
 
-    def check(self, tokens: Sequence[int], slot: int = 0) -> None:
-        """Raise RunError unless ``feed`` would take these tokens."""
+    def check(self, tokens: Sequence[int], slot: int = 0, *, held: int | None = None) -> None:
+        """Raise RunError unless ``feed`` would take these tokens; ``held``: if the slot held so many."""
         self._check_slot(slot)
         if len(tokens) == 0:
             raise RunError("prompt: no tokens; expected at least one")
-        held, more = self.lengths[slot], len(tokens)
+        held, more = self.lengths[slot] if held is None else held, len(tokens)
         if held + more > self.context:
             before = f" after {held} held" if held else ""
             raise RunError(
