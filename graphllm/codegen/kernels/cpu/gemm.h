@@ -86,25 +86,27 @@ struct Halves {
 #endif
 
 #if defined(GRAPHLLM_DOT_INT8)
-// int8 times int8, four at a time. Sums of a group, or of a thousand elements of a longer one, are scaled and added up
-// as floats.
+// int8 times int8, as many at a time as make a cell. Sums of a group, or of a panel's depth of a longer one, are scaled and
+// added up as floats.
 template <class S>
 struct Integers {
     Dynamic<S> w;
-    static constexpr int ROWS = SHORT;
+    typedef DotInt8::Element Element;
+    static constexpr int PER = sizeof(Cell) / sizeof(Element);  // elements of a cell
+    static constexpr int ROWS = PER == 2 ? TALL : SHORT;        // where products wait for loads, sums may lie in memory
 
     // Whether groups are whole cells and fit a panel's depth.
     bool able() const {
-        const bool one = w.group >= w.k, fits = w.group <= 4 * DEPTH || w.group % (4 * DEPTH) == 0;
-        return w.group % 4 == 0 ? one || fits : one;
+        const bool one = w.group >= w.k, fits = w.group <= PER * DEPTH || w.group % (PER * DEPTH) == 0;
+        return w.group % PER == 0 ? one || fits : one;
     }
     int part() const {  // cells of a sum
-        return w.group > 4 * DEPTH ? DEPTH : (w.group + 3) / 4;
+        return w.group > PER * DEPTH ? DEPTH : (w.group + PER - 1) / PER;
     }
     int parts() const { return (cells() + part() - 1) / part(); }
-    int group(int part_number) const { return int(4L * part_number * part() / w.group); }
+    int group(int part_number) const { return int(long(PER) * part_number * part() / w.group); }
 
-    int cells() const { return (w.k + 3) / 4; }
+    int cells() const { return (w.k + PER - 1) / PER; }
     int depth() const { return DEPTH / part() * part(); }
     long stack_bytes() const { return 4L * STACK * (cells() + 2L * parts()); }
 
@@ -114,21 +116,34 @@ struct Integers {
         int8_t* q = w.digits(room);
         std::memset(q + w.k, 0, up(w.k, 64) - w.k);
         Cell* to = reinterpret_cast<Cell*>(stack) + lane;
-        for (int c = 0; c < cells(); ++c) to[long(c) * STACK] = read<Cell>(q + 4L * c);
+        for (int c = 0; c < cells(); ++c) {
+            Element cell[PER];
+            for (int e = 0; e < PER; ++e) cell[e] = q[long(PER) * c + e];
+            to[long(c) * STACK] = read<Cell>(cell);
+        }
         Cell *scales = to + long(cells()) * STACK, *starts = scales + long(parts()) * STACK;
         for (int p = 0; p < parts(); ++p) {
             int32_t total = 0;
-            for (int i = 4 * p * part(); i < 4 * (p + 1) * part() && i < w.k; ++i) total += q[i];
+            for (int i = PER * p * part(); i < PER * (p + 1) * part() && i < w.k; ++i) total += q[i];
             scales[long(p) * STACK] = bits_as<Cell>(w.scales(room)[group(p)]);
             starts[long(p) * STACK] = bits_as<Cell>(DotInt8::FLIP ? -128 * total : 0);
         }
     }
 
-    void pack(long n0, int count, int c0, int n, Panel to, float*) const {
-        const int bytes = w.k - 4 * c0 < 4 * n ? w.k - 4 * c0 : 4 * n, groups = Dynamic<S>::groups(w.k, w.group);
+    void pack(long n0, int count, int c0, int n, Panel to, float* room) const {
+        const int elements = w.k - PER * c0 < PER * n ? w.k - PER * c0 : PER * n;
+        const int groups = Dynamic<S>::groups(w.k, w.group);
         for (int j = 0; j < count; j += 16) {
             const int some = count - j < 16 ? count - j : 16;
-            turn(w.q + (n0 + j) * w.k + 4 * c0, w.k, some, bytes, DotInt8::FLIP, to.cells + j);
+            const int8_t* from = w.q + (n0 + j) * w.k + PER * c0;
+            if constexpr (sizeof(Element) == 1) {
+                turn(from, w.k, some, elements, DotInt8::FLIP, to.cells + j);
+            } else {
+                Element* wide = reinterpret_cast<Element*>(room);
+                for (int i = 0; i < some; ++i)
+                    for (int e = 0; e < elements; ++e) wide[long(i) * PER * DEPTH + e] = from[long(i) * w.k + e];
+                turn(wide, 4L * DEPTH, some, int(sizeof(Element)) * elements, 0, to.cells + j);
+            }
         }
         blank(count, n, to.cells);
         for (int p = 0; p * part() < n; ++p)

@@ -1,4 +1,4 @@
-// The innermost loops of blocked products. Both sides are cut into cells of 32 bits: one f32, two bf16 or four int8,
+// The innermost loops of blocked products. Both sides are cut into cells of 32 bits: one f32, two bf16, four int8 or two of 16 bits,
 // whatever one instruction takes of K at a time. Weights lie in panels [cell][PANEL], activations in stacks
 // [cell][STACK]; a tile of R rows and COLUMNS vectors stays in registers for the whole depth of a panel.
 #pragma once
@@ -45,6 +45,7 @@ struct DotBf16 {
 #define GRAPHLLM_DOT_INT8 1
 struct DotInt8 {
     typedef NI Sum;
+    typedef int8_t Element;
     static constexpr Cell FLIP = 0x80808080;
     static Sum add(Sum sum, const Cell* w, const Cell* x) {
         return NI(_mm512_dpbusd_epi32(__m512i(sum), _mm512_loadu_si512(w), _mm512_set1_epi32(int(*x))));
@@ -54,15 +55,28 @@ struct DotInt8 {
 #define GRAPHLLM_DOT_INT8 1
 struct DotInt8 {
     typedef NI Sum;
+    typedef int8_t Element;
     static constexpr Cell FLIP = 0x80808080;
     static Sum add(Sum sum, const Cell* w, const Cell* x) {
         return NI(_mm256_dpbusd_avx_epi32(__m256i(sum), read<__m256i>(w), _mm256_set1_epi32(int(*x))));
+    }
+};
+#elif !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
+#define GRAPHLLM_DOT_INT8 1
+struct DotInt8 {  // two of K at a time, as 16 bits: what takes four of 8 bits does not add them up exactly
+    typedef NI Sum;
+    typedef int16_t Element;
+    static constexpr Cell FLIP = 0;
+    static Sum add(Sum sum, const Cell* w, const Cell* x) {
+        const __m256i products = _mm256_madd_epi16(read<__m256i>(w), _mm256_set1_epi32(int(*x)));
+        return NI(_mm256_add_epi32(__m256i(sum), products));
     }
 };
 #elif !defined(GRAPHLLM_PORTABLE) && defined(__ARM_FEATURE_DOTPROD)
 #define GRAPHLLM_DOT_INT8 1
 struct DotInt8 {
     typedef NI Sum;
+    typedef int8_t Element;
     static constexpr Cell FLIP = 0;
     static Sum add(Sum sum, const Cell* w, const Cell* x) {
         return NI(vdotq_s32(int32x4_t(sum), read<int8x16_t>(w), vreinterpretq_s8_u32(vdupq_n_u32(*x))));
