@@ -228,5 +228,5 @@ def test_words_for_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_target_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     for asked, variable in (("gpu", ""), (None, "gpu")):
         monkeypatch.setenv("GRAPHLLM_TARGET", variable)
-        with pytest.raises(GraphLLMError, match=r"^target: 'gpu'; expected cpu, numpy$"):
+        with pytest.raises(GraphLLMError, match=r"^target: 'gpu'; expected cpu, numpy, cuda$"):
             resolve(asked)
