@@ -47,7 +47,7 @@ def report_subject(
         options: how a checkpoint is compiled.
         passes: portable passes instead of the pipeline's own, to see what one more, or one less, does.
         rates: what the machine can do, for the least time of a step.
-        profile: times that ``graphllm profile`` measured.
+        profile: times of a step, to be shown beside.
 
     Raises:
         GraphLLMError: in one line, what is wrong with it.

@@ -360,7 +360,7 @@ def _report(p: argparse.ArgumentParser) -> None:
         "-o", "--output", metavar="FILE", help="the page to write (default: report.html; --json: standard output)"
     )
     p.add_argument("--json", action="store_true", help="the data of the page instead of the page")
-    p.add_argument("--profile", metavar="FILE", help="times to show, as `graphllm profile --json` writes them")
+    p.add_argument("--profile", metavar="FILE", help="times of a step to show, the JSON of a profile")
     p.add_argument(
         "--bandwidth",
         default="measure",

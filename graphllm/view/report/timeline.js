@@ -3,7 +3,7 @@
 function timelineView(panel) {
   const plan = State.model, p = plan.profile;
   if (!p) {
-    put(panel, el("h2", {}, "Timeline"), el("p", {}, "No profile was given. ", el("code", {}, "graphllm profile PLAN --json -o profile.json"), " measures one, ", el("code", {}, "graphllm report PLAN --profile profile.json"), " shows it here."));
+    put(panel, el("h2", {}, "Timeline"), el("p", {}, "No profile was given. ", el("code", {}, "graphllm report PLAN --profile FILE"), " shows the times that profiling a step left as JSON: what each thread did when, and every kernel against the roofline."));
     return;
   }
   const fn = plan.fn(p.function), threads = Math.max(1, ...p.spans.map((s) => s.thread + 1)), width = 1400, left = 70, high = 26;
