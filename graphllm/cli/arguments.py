@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     _diff(commands.add_parser("diff", help="two ways of computing a model side by side: where do they part, and why"))
     _eval(commands.add_parser("eval", help="perplexity, divergence from another plan, multiple choice"))
     _bench(commands.add_parser("bench", help="prompt and generation speeds, of one model or two turn by turn"))
+    _profile(commands.add_parser("profile", help="where the time of a step goes, kernel by kernel"))
     _check(commands.add_parser("check", help="whether a plan or a checkpoint fits in some memory, to the byte"))
     _doctor(commands.add_parser("doctor", help="what this machine offers each target, and what would fix each lack"))
     _cache(commands.add_parser("cache", help="list or clear the plans that run has kept"))
@@ -461,6 +462,21 @@ def _list(text: str) -> list[int]:
 
 
 _list.__name__ = "list of whole numbers"
+
+
+def _profile(p: argparse.ArgumentParser) -> None:
+    p.description = "Times every kernel of a step in a variant of the code that is made for it, on cpu and numpy."
+    _model(p, "model", "a plan or a checkpoint; demo: our own")
+    p.add_argument("--function", default="decode", metavar="NAME", help="decode, prefill_N, score_N (default: decode)")
+    p.add_argument("--position", type=_whole, default=0, metavar="N", help="tokens in the cache before it (default: 0)")
+    p.add_argument("--steps", type=int, default=30, metavar="N", help="how many are timed (default: %(default)s)")
+    p.add_argument("--apart", action="store_true", help="each operation in a kernel of its own: time by operation")
+    p.add_argument("--trace", metavar="FILE", help="write a trace that Perfetto and Chrome open")
+    p.add_argument("--svg", metavar="FILE", help="draw the step: its layers and kernels as wide as their time")
+    p.add_argument("-o", "--output", metavar="FILE", help="write the profile as JSON, for a report")
+    p.add_argument("--json", action="store_true", help="print it as JSON")
+    _device(p)
+    _model_options(p)
 
 
 def _check(p: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ be lowered again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from graphllm.codegen.kernels.numpy.convert import expanded, tile_rows
@@ -98,8 +98,12 @@ def check_memory(module: Module) -> None:
         )
 
 
-def link_numpy(plan: PlanFile, module: Module, expand: Expand) -> NumpyDevice:
+def link_numpy(
+    plan: PlanFile, module: Module, expand: Expand, mark: Callable[[int], None] | None = None
+) -> NumpyDevice:
     """The lowered module on the NumPy device.
+
+    ``mark`` is called before operation i of every step with 2i, and after it with 2i + 1, for profiling.
 
     Raises:
         PlanError: the module is no model that the runtime can run, or not the plan's; LoweredForOther where lowering
@@ -113,11 +117,12 @@ def link_numpy(plan: PlanFile, module: Module, expand: Expand) -> NumpyDevice:
     tiled, storage = tiled_weights(module, expand, available_bytes())
     return NumpyDevice(
         module,
-        generate(module, tiled),
+        generate(module, tiled, timed=mark is not None),
         plan.weight,
         expanded,
         storage=storage,
         tile_floats=tile_floats(module, tiled),
+        given={"mark": mark} if mark is not None else {},
     )
 
 

@@ -16,8 +16,12 @@ from graphllm.runtime.interface import check_interface
 MAX_THREADS = 256
 
 
-def link_cpu(plan: PlanFile, module: Module, threads: int = 0, say: Say = lambda line: None) -> CpuDevice:
+def link_cpu(
+    plan: PlanFile, module: Module, threads: int = 0, say: Say = lambda line: None, *, timed: bool = False
+) -> CpuDevice:
     """The lowered module on the native device; 0 threads are as many as there are physical cores.
+
+    ``timed`` takes the text that writes down times, for profiling.
 
     Raises:
         PlanError: the module is no model that the runtime can run, or not the plan's; LoweredForOther where lowering
@@ -31,7 +35,7 @@ def link_cpu(plan: PlanFile, module: Module, threads: int = 0, say: Say = lambda
     check_kernels(module, str(plan.path), CPU)
     check_weights(plan, module)
     check_memory(module)
-    library = built(generate(module), say)
+    library = built(generate(module, timed=timed), say)
     most = logical_cores()
     if threads > most:
         say(f"threads: {threads} asked for, {most} used: more than there are processors would wait for each other")

@@ -46,6 +46,22 @@ _HEAD = """\
 using namespace graphllm;
 
 """
+_MARKS = """\
+#include <ctime>
+
+// Nanoseconds, of each thread a row: when it begins operation i of a step at 2i, when it ends it at 2i + 1.
+static int64_t* marks = nullptr;
+static long marks_of_thread = 0;
+
+static inline void mark(const Step& step, int i) {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (marks != nullptr) marks[step.thread * marks_of_thread + i] = now.tv_sec * 1000000000L + now.tv_nsec;
+}
+
+extern "C" void graphllm_marks(int64_t* room, long of_thread) { marks = room, marks_of_thread = of_thread; }
+
+"""
 _WORKSPACE = """
 
 extern "C" long graphllm_thread_workspace() { return Team::pages(PRIVATE); }
@@ -173,14 +189,18 @@ def weight_names(module: Module) -> list[str]:
     return [w.name for w in module.stored_weights()]
 
 
-def generate(module: Module) -> str:
+def generate(module: Module, *, timed: bool = False) -> str:
     """The C++ text of a lowered module.
+
+    Args:
+        timed: every thread writes down when it begins and ends each kernel, where ``graphllm_marks`` was given room:
+            marks 2i and 2i + 1 for operation i of a function. For profiling; not what plans run as.
 
     Raises:
         PlanError: an operation, type or memory the cpu target has no code for.
     """
     names = weight_names(module)
-    unit, steps = _written(module)
+    unit, steps = _written(module, timed=timed)
     listed = [f"//   {i}  {printable(f'{n} : {module.weights[n].type}')}" for i, n in enumerate(names)]
     model = [
         "// What a plan's steps work on: weights where they lie in the plan, caches [B,K,S,d].",
@@ -199,7 +219,9 @@ def generate(module: Module) -> str:
         "states": len(module.states),
         "cases": "\n".join(cases),
     }
-    return _HEAD + "\n\n".join([*unit.texts, "\n".join(model), *steps, _private(unit), tail])
+    return (
+        _HEAD + (_MARKS if timed else "") + "\n\n".join([*unit.texts, "\n".join(model), *steps, _private(unit), tail])
+    )
 
 
 def generate_workspace(module: Module) -> str:
@@ -216,11 +238,11 @@ def kernel_names(module: Module) -> dict[str, list[str]]:
     return _written(module)[0].called
 
 
-def _written(module: Module) -> tuple[_Unit, list[str]]:
+def _written(module: Module, *, timed: bool = False) -> tuple[_Unit, list[str]]:
     """The kernels and steps of all functions."""
     names = weight_names(module)
     unit = _Unit({n: i for i, n in enumerate(names)}, {n: i for i, n in enumerate(module.states)})
-    return unit, [_function(unit, f) for f in module.functions.values()]
+    return unit, [_function(unit, f, timed=timed) for f in module.functions.values()]
 
 
 def _private(unit: _Unit) -> str:
@@ -228,7 +250,7 @@ def _private(unit: _Unit) -> str:
     return "// Bytes that a thread needs for itself.\n" + private
 
 
-def _function(unit: _Unit, function: Function) -> str:
+def _function(unit: _Unit, function: Function, *, timed: bool) -> str:
     if function.arena is None:
         raise PlanError(f"func @{function.name}: its memory was not planned; run plan-memory first")
     if not f"step_{function.name}".isidentifier() or not function.name.isascii():
@@ -240,7 +262,7 @@ def _function(unit: _Unit, function: Function) -> str:
         f"static void step_{function.name}(const Step& step, const Model& model) {{",
     ]
     since: list[_Touched] = []  # touched since the last barrier
-    for op in function.ops:
+    for i, op in enumerate(function.ops):
         call = _call(unit, function, op, KernelText("cpu", function, layouts, live, rows))
         unit.called.setdefault(function.name, []).append(call.kernel if call is not None else "")
         if call is None:
@@ -249,7 +271,9 @@ def _function(unit: _Unit, function: Function) -> str:
             lines.append("    step.wait();")
             since = []
         since += call.touches
+        lines += [f"    mark(step, {2 * i});"] * timed
         lines.append(wrapped(f"    {call.kernel}(", ["step", *call.arguments], ");"))
+        lines += [f"    mark(step, {2 * i + 1});"] * timed
     return "\n".join([*lines, "}"])
 
 

@@ -48,8 +48,8 @@ class _Call:
 
 
 class _Module:
-    def __init__(self, module: Module, tiled: frozenset[str]) -> None:
-        self.module, self.tiled = module, tiled
+    def __init__(self, module: Module, tiled: frozenset[str], *, timed: bool = False) -> None:
+        self.module, self.tiled, self.timed = module, tiled, timed
         self.kernels: dict[tuple[str, ...], str] = {}  # text without its name -> name
         self.texts: list[str] = []
         self.called: dict[str, list[str]] = {}  # by function: kernels of its operations
@@ -75,17 +75,19 @@ class _Module:
         return self.kernels[key]
 
 
-def generate(module: Module, tiled: Iterable[str] = ()) -> str:
+def generate(module: Module, tiled: Iterable[str] = (), *, timed: bool = False) -> str:
     """The Python text of a lowered module.
 
     Args:
         tiled: names of stored weights that are converted to f32 tile by tile as they are read; the others are
             expanded once, when the text is bound.
+        timed: ``mark``, which the text is to be given, is called with 2i before operation i of a step and with 2i + 1
+            after it. For profiling; not what plans run as.
 
     Raises:
         PlanError: an operation or type the numpy target has no code for, or memory that was not planned.
     """
-    out, functions = _written(module, tiled)
+    out, functions = _written(module, tiled, timed=timed)
     return "\n\n\n".join([HEADER, *out.texts, *functions]) + "\n"
 
 
@@ -94,9 +96,9 @@ def kernel_names(module: Module, tiled: Iterable[str] = ()) -> dict[str, list[st
     return _written(module, tiled)[0].called
 
 
-def _written(module: Module, tiled: Iterable[str]) -> tuple[_Module, list[str]]:
+def _written(module: Module, tiled: Iterable[str], *, timed: bool = False) -> tuple[_Module, list[str]]:
     """The kernels, and the text of each function."""
-    out = _Module(module, frozenset(tiled))
+    out = _Module(module, frozenset(tiled), timed=timed)
     return out, [_function(out, f) for f in module.functions.values()]
 
 
@@ -117,7 +119,11 @@ def _function(out: _Module, function: Function) -> str:
     for i, call in enumerate(calls):
         lines.append(f"    k{i} = {call.kernel}({', '.join(call.arguments)})")
     lines += ["", f"    def step({positions}):"]
-    lines += [f"        k{i}({positions if call.placed else ''})" for i, call in enumerate(calls)] or ["        pass"]
+    for i, call in enumerate(calls):
+        run = f"        k{i}({positions if call.placed else ''})"
+        lines += [f"        mark({2 * i})", run, f"        mark({2 * i + 1})"] if out.timed else [run]
+    if not calls:
+        lines.append("        pass")
     results = ", ".join(map(arrays.of, function.results))
     lines += ["", f"    return step, ({results}{',' if results else ''})"]
     return "\n".join(lines)
