@@ -18,7 +18,7 @@ from graphllm.frontends.config import ModelConfig, RopeScaling
 
 Model = tuple[ModelConfig, dict[str, NDArray[Any]]]
 
-# Every checkpoint of tiny/ but qwen3_moe, which is not dense.
+# Every checkpoint of tiny/ but qwen3_moe, which is not dense (see test_experts).
 DENSE_TINY = (
     "llama_bf16",
     "llama_bias",

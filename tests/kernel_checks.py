@@ -8,7 +8,7 @@ results and scratch may have changed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -170,11 +170,13 @@ class Gathered(Lone):
 
 
 def lone_module(
-    passes: Sequence[Pass], rows: Sequence[int] = (1, 2, 5, 16, 31)
+    passes: Sequence[Pass],
+    rows: Sequence[int] = (1, 2, 5, 16, 31),
+    cases: Mapping[str, Callable[[Lone], Any]] = LONE,
 ) -> tuple[Module, dict[str, Array], list[Function]]:
     """Every lone operation at several numbers of rows, in one lowered module; its weights; its functions."""
     weights, states, functions = dict[str, Weight](), dict[str, State](), dict[str, Function]()
-    for number, (name, body) in enumerate(LONE.items()):
+    for number, (name, body) in enumerate(cases.items()):
         placed = "kv" in name or "attention" in name
         for t in rows:
             for order in ("independent", "consecutive") if placed else ("independent",):

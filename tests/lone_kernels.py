@@ -237,3 +237,29 @@ LONE: dict[str, Callable[[Lone], Any]] = {
     "split": lambda s: ops.add(*ops.split(s.x(s.t, 3, 24), sizes=(12, 12))),
     "take_rows": lambda s: ops.take_rows(s.x(s.t, 48), s.builder.input("rows", TensorType("i32", (2,)))),
 }
+
+
+def _experts(s: Lone, dtype: str, own: bool = False) -> tuple[Value, Value]:
+    """A product with the matrices of 5 experts, of which rows use 3."""
+    x, (ids, shares) = s.x(s.t, 100), ops.top_experts(s.x(s.t, 5, name="logits"), used=3, normalized=True)
+    if own:
+        x = s.x(s.t, 3, 100, name="own")
+    if dtype == "i8":
+        w = ops.dequantize(s.weight(5 * 41, 100, dtype="i8"), s.weight(5 * 41, 4, name="scale"), group=32)
+    elif dtype == "f32":
+        w = s.weight(5 * 41, 100)
+    else:
+        w = ops.cast(s.weight(5 * 41, 100, dtype="bf16"), dtype="f32")
+    return ops.expert_linear(x, w, ids, experts=5), shares
+
+
+# Mixtures of experts, for generators that have code for them.
+EXPERTS: dict[str, Callable[[Lone], Any]] = {
+    "top_experts": lambda s: ops.top_experts(s.x(s.t, 6), used=2, normalized=True),
+    "top_experts all": lambda s: ops.top_experts(s.x(s.t, 6), used=6, normalized=False),
+    "expert_linear": lambda s: _experts(s, "f32"),
+    "expert_linear own rows": lambda s: _experts(s, "f32", own=True),
+    "expert_linear bf16": lambda s: _experts(s, "bf16"),
+    "expert_linear int8": lambda s: _experts(s, "i8", own=True),
+    "expert_sum": lambda s: ops.expert_sum(s.x(s.t, 3, 50), s.x(s.t, 3, name="share")),
+}

@@ -27,6 +27,7 @@ from graphllm.passes.pipeline import lowering
 from graphllm.runtime.dry_run import dry_run
 from tests.cpu_models import cpu_device, cpu_lowered, quick_builds
 from tests.kernel_checks import KERNELS, check, distinct_kernels, lone_module, own_states
+from tests.lone_kernels import EXPERTS, LONE
 from tests.lowered_models import Storage
 from tests.model_zoo import ZOO
 
@@ -58,7 +59,7 @@ def test_decoders_are_fused_to_the_last_operation(name: str) -> None:
 
 
 def test_lone_operations() -> None:
-    module, arrays = lone_module(lowering(CPU))
+    module, arrays = lone_module(lowering(CPU), cases=LONE | EXPERTS)
     device = cpu_device(module, arrays, threads=2)
     for seed, function in enumerate(module.functions.values()):
         check(device, own_states(module, function), function, arrays, seed)

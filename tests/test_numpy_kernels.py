@@ -26,7 +26,19 @@ from graphllm.ir.parser import parse_module
 from graphllm.ir.types import DType
 from graphllm.passes.manager import run_passes
 from graphllm.passes.pipeline import lowering
-from tests.lone_kernels import LONE, T_SIZES, Lone, alone, caches, close, fresh, positions, results_of, structure
+from tests.lone_kernels import (
+    EXPERTS,
+    LONE,
+    T_SIZES,
+    Lone,
+    alone,
+    caches,
+    close,
+    fresh,
+    positions,
+    results_of,
+    structure,
+)
 from tests.lowered_models import Lowered, Storage, lowered
 from tests.model_zoo import ZOO
 
@@ -160,14 +172,14 @@ def test_every_storage_expanded_and_tiled(name: str, storage: Storage, kv_dtype:
         kernels(model, model.narrow)
 
 
-@pytest.mark.parametrize("name", LONE)
+@pytest.mark.parametrize("name", LONE | EXPERTS)
 def test_lone_operations(name: str) -> None:
     rng = np.random.default_rng(sum(map(ord, name)))
     for t in T_SIZES:
         for rows in ("independent", "consecutive") if "kv" in name or "attention" in name else ("independent",):
             scope = Lone(t)
             with scope.builder as b:
-                results = results_of(LONE[name](scope))
+                results = results_of((LONE | EXPERTS)[name](scope))
                 updates = list(zip(scope.states.values(), results, strict=True)) if "kv" in name else []
                 function = b.function("f", [] if updates else results, updates, rows)
             module = Module(scope.weights, scope.states, {"f": function})
@@ -179,7 +191,7 @@ def test_lone_operations(name: str) -> None:
 
 
 def test_every_operation_is_here_or_refused() -> None:
-    here = {name.split()[0] for name in LONE}
+    here = {name.split()[0] for name in LONE | EXPERTS}
     for name in set(OPS) - here:
         compile_time = ("concat", "interleave", "rope_frequencies", "group_scales", "quantize_groups")
         assert name in compile_time, f"{name} has no test of its own kernel"

@@ -141,11 +141,6 @@ def test_random_bytes_never_crash(tmp_path: Path) -> None:
             open_checkpoint(path)
 
 
-def test_the_public_mixture_of_experts_is_refused_by_name() -> None:
-    with pytest.raises(CheckpointError, match=r"'Qwen3MoeForCausalLM' \(a mixture of experts\) is not supported"):
-        open_checkpoint(shared("tiny/qwen3_moe"))
-
-
 def test_tokenizers_are_no_checkpoints() -> None:
     for name in (
         "real/stories260K/tok512.bin",

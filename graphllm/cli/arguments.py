@@ -29,6 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     _run(commands.add_parser("run", help="generate text with a plan or a checkpoint"))
     _chat(commands.add_parser("chat", help="talk with a model: a dialogue that keeps its cache between turns"))
     _batch(commands.add_parser("batch", help="answer a file of prompts, JSON lines to JSON lines"))
+    _convert(commands.add_parser("convert", help="write a checkpoint in the format of another program"))
     _show(commands.add_parser("show", help="look at a plan or a checkpoint: summary, IR, graph, source, memory"))
     _opt(commands.add_parser("opt", help="run passes over text IR"))
     _report(commands.add_parser("report", help="write one page to look at a plan, or at two and their differences"))
@@ -120,6 +121,10 @@ def _model_options(p: argparse.ArgumentParser) -> None:
         "--dtype", choices=["f32", "f16", "bf16"], help="what matrices are stored in (default: the checkpoint's)"
     )
     _quantization(p)
+    _meaning(p)
+
+
+def _meaning(p: argparse.ArgumentParser) -> None:
     meaning = p.add_argument_group("what a flat checkpoint does not say")
     meaning.add_argument(
         "--preset", choices=["llama2", "llama3", "kuiper-llama3", "kuiper-qwen2"], help="a known set of the below"
@@ -128,6 +133,40 @@ def _model_options(p: argparse.ArgumentParser) -> None:
     meaning.add_argument("--rope-theta", type=float, metavar="X")
     meaning.add_argument("--rope-pairing", choices=["interleaved", "half"])
     meaning.add_argument("--model-context", type=_whole, metavar="S", help="the longest position the model claims")
+
+    meaning.add_argument(
+        "--rope-scaling",
+        metavar="KIND:FACTOR[:S]",
+        help="llama3:32, linear:4, yarn:4:32768; S: the context first trained on (default of llama3: 8192)",
+    )
+
+
+def _convert(p: argparse.ArgumentParser) -> None:
+    p.description = (
+        "Write a checkpoint as llama2.c (v0, v1, v2: int8) or KuiperLLama (kuiper: f32, kuiper-int8) reads it, or as a "
+        "Hugging Face folder (hf); or its sentencepiece vocabulary as tokenizer.bin. It streams: memory does not grow "
+        "with the model."
+    )
+    _model(p, "checkpoint", "a file or folder; its format is found by content; demo: our own")
+    formats = ["v0", "v1", "v2", "kuiper", "kuiper-int8", "hf", "tokenizer.bin"]
+    p.add_argument("--to", required=True, choices=formats, metavar="FORMAT", help=", ".join(formats))
+    p.add_argument("-o", "--output", required=True, metavar="PATH", help="the file to write, or for hf the new folder")
+    p.add_argument(
+        "--group-size",
+        type=_whole,
+        default=0,
+        metavar="G",
+        help="int8: elements under one scale (default: the largest of 64, 32 … that divides D and F)",
+    )
+    p.add_argument("--dtype", choices=["f32", "f16", "bf16"], help="hf: of all tensors (default: each its own)")
+    p.add_argument(
+        "--rows",
+        choices=["interleaved", "half"],
+        help="kuiper: the order of q and k rows (default: as the build for such a model wants them)",
+    )
+    p.add_argument("--tokenizer", metavar="FILE", help="hf, tokenizer.bin: the tokenizer, when it lies elsewhere")
+    p.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary")
+    _meaning(p)
 
 
 def _quantization(p: argparse.ArgumentParser) -> None:

@@ -27,7 +27,7 @@ def load_choices(a: argparse.Namespace) -> dict[str, Any]:
         "kv_dtype": "i8" if a.kv == "int8" else a.kv,
         "dtype": a.dtype,
         "quantize": quantization(a),
-        "overrides": _overrides(a),
+        "overrides": overrides(a),
     }
 
 
@@ -60,17 +60,21 @@ def quantization(a: argparse.Namespace) -> Quantization | None:
     return Quantization(a.quantize, **{name: value for name, value in given.items() if value is not None})
 
 
-def _overrides(a: argparse.Namespace) -> Overrides | None:
+def overrides(a: argparse.Namespace) -> Overrides | None:
+    """What was said of a checkpoint beside its file, None for nothing. Raises CheckpointError."""
     given = {
         "norm_eps": a.norm_eps,
         "rope_theta": a.rope_theta,
         "rope_pairing": a.rope_pairing,
         "context": a.model_context,
+        "rope_scaling": a.rope_scaling,
     }
     if a.preset is None and all(v is None for v in given.values()):
         return None  # running a plan needs no frontend
-    from graphllm.frontends.overrides import NO_OVERRIDES, Overrides, preset
+    from graphllm.frontends.overrides import NO_OVERRIDES, Overrides, preset, scaling_named
 
+    if a.rope_scaling is not None:
+        given["rope_scaling"] = scaling_named(a.rope_scaling)
     return Overrides(**given).on_top_of(preset(a.preset) if a.preset else NO_OVERRIDES)
 
 

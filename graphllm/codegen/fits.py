@@ -23,6 +23,14 @@ def fits_product(ops: Sequence[Operation], handed_out: Sequence[Value]) -> bool:
     return product_of(ops, handed_out) is not None
 
 
+def fits_experts(ops: Sequence[Operation], handed_out: Sequence[Value]) -> bool:
+    """Whether these operations are one product with experts' matrices, with the conversion of these or without."""
+    *lead, op = ops
+    if op.name != "expert_linear" or [id(v) for v in handed_out] != [id(op.result)] or len(lead) > 1:
+        return False
+    return not lead or (converts_weight(lead[0]) and op.operands[1] is lead[0].result)
+
+
 def fits_gather(ops: Sequence[Operation], handed_out: Sequence[Value]) -> bool:
     """Whether these operations gather rows of one table and widen them."""
     names = [op.name for op in ops]

@@ -15,7 +15,7 @@ A matrix that is stored as int8 groups has dtype ``i8`` and a companion ``<name>
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +61,7 @@ class Checkpoint:
     group: int = 0  # size of the int8 groups, 0 when nothing is int8
     tokenizer: TokenizerData | None = None  # where the checkpoint itself holds one (GGUF)
     notes: tuple[str, ...] = ()  # what the reader assumed, one line each
+    extras: Mapping[str, TensorSource] = field(default_factory=dict[str, TensorSource])  # kept only to be copied
 
     def release(self) -> None:
         """Let go of what the maps hold in memory; pages that are needed again are read again.

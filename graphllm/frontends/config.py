@@ -32,7 +32,7 @@ class RopeScaling:
 class ModelConfig:
     """One decoder-only transformer of the Llama shape. Letters are the project's alphabet for shapes.
 
-    Every family (llama, mistral, qwen2, qwen3) is this same shape with other flags.
+    Every family (llama, mistral, mixtral, qwen2, qwen3, qwen3_moe) is this same shape with other flags.
     """
 
     family: str  # for people; nothing decides by it

@@ -1,4 +1,4 @@
-"""The one decoder definition: Llama, Mistral, Qwen2 and Qwen3 by config flags.
+"""The one decoder definition: Llama, Mistral, Mixtral, Qwen2 and Qwen3 by config flags.
 
 Given arrays it computes a step, slowly; given IR values it records one. So it is at once the model, the tracer and the
 oracle. Shapes: T rows, D model, H heads, K kv heads, d head size, F feed-forward, V vocabulary, R rows asked for.
@@ -20,6 +20,8 @@ from graphllm.ir.ops import (
     cast,
     dequantize,
     embed,
+    expert_linear,
+    expert_sum,
     kv_write,
     linear,
     mul,
@@ -31,6 +33,7 @@ from graphllm.ir.ops import (
     rotation,
     silu,
     take_rows,
+    top_experts,
 )
 
 Tensor: TypeAlias = Any  # an IR value or an array, all of one kind in a call
@@ -135,6 +138,9 @@ def decode(
         a = reshape(a, shape=(t, c.heads * c.head_dim), name=p + "att.flat")
         x = add(x, project(a, p + "wo", p + "bo", p + "o"), name=p + "x.att")
         h = rmsnorm(x, weights[p + "ffn_norm"], eps=eps, name=p + "g")
+        if c.experts:
+            x = add(x, mixture(c, weights, h, p), name=p + "x.ffn")
+            continue
         gate = silu(project(h, p + "w_gate", p + "b_gate", p + "gate"), name=p + "gate.silu")
         up = project(h, p + "w_up", p + "b_up", p + "up")
         ffn = mul(gate, up, name=p + "ffn")
@@ -143,6 +149,17 @@ def decode(
         x = take_rows(x, rows, name="last")
     x = rmsnorm(x, weights["norm"], eps=eps, name="final")
     return linear(x, weights["tok_emb" if c.tied else "lm_head"], name="logits"), new
+
+
+def mixture(c: ModelConfig, weights: Weights, h: Tensor, p: str) -> Tensor:
+    """The feed-forward part of a layer with experts: rows [T,D] -> [T,D], each by the experts its router chose."""
+    logits = linear(h, weights[p + "router"], name=p + "router.logits")
+    ids, shares = top_experts(logits, used=c.experts_used, normalized=c.experts_normalized, name=p + "experts")
+    gate = silu(expert_linear(h, weights[p + "x_gate"], ids, experts=c.experts, name=p + "gate"), name=p + "gate.silu")
+    up = expert_linear(h, weights[p + "x_up"], ids, experts=c.experts, name=p + "up")
+    ffn = mul(gate, up, name=p + "ffn")
+    down = expert_linear(ffn, weights[p + "x_down"], ids, experts=c.experts, name=p + "down")
+    return expert_sum(down, shares, name=p + "mixture")
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -61,9 +61,12 @@ def read_flat(file: MappedFile, overrides: Overrides = NO_OVERRIDES) -> Checkpoi
         )
     assumed = overrides.on_top_of(PRESETS["kuiper-qwen2" if config.qkv_bias else "llama2"])
     tensors = lay_out(file, config, format, group)
+    tables = {name: tensors.pop(name) for name in (TABLES,) if name in tensors}
     hints = hint(config, assumed)
     config, dropped = without_foreign_ids(assumed.apply(config))
-    return Checkpoint(format, config, tensors, (path,), (file,), group, notes=(assumption(config), *hints, *dropped))
+    return Checkpoint(
+        format, config, tensors, (path,), (file,), group, extras=tables, notes=(assumption(config), *hints, *dropped)
+    )
 
 
 def has_magic(file: MappedFile) -> bool:
@@ -159,7 +162,7 @@ def lay_out(file: MappedFile, config: ModelConfig, format: FlatFormat, group: in
             read_scales = partial(finite_scales, file, offset + numel, scales, name)
             tensors[name] = TensorSource(name, "i8", part.shape, partial(file.view, offset, I8, part.shape))
             tensors[f"{name}.scale"] = TensorSource(f"{name}.scale", "f32", scales, read_scales)
-        elif name != TABLES:
+        else:
             tensors[name] = TensorSource(name, "f32", part.shape, partial(file.view, offset, F32, part.shape))
         offset += part.stride
     return tensors

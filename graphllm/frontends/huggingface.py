@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as shorten
 
@@ -11,6 +11,7 @@ from graphllm.errors import CheckpointError
 from graphllm.frontends.checkpoint import Checkpoint, TensorSource, same_bytes
 from graphllm.frontends.config import ModelConfig
 from graphllm.frontends.huggingface_config import CONFIG_FILES, read_config
+from graphllm.frontends.joined import stacked
 from graphllm.frontends.overrides import NO_OVERRIDES, Overrides
 from graphllm.frontends.safetensors_shards import Weights, read_weights
 from graphllm.frontends.sizes import tensor_shapes
@@ -39,6 +40,34 @@ LAYER_NAMES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class MixtureNames:
+    """How a family calls its router and its experts' matrices."""
+
+    router: str
+    experts: dict[str, str]
+
+
+MIXTURES = {
+    "qwen3_moe": MixtureNames(
+        "mlp.gate.weight",
+        {
+            "x_gate": "mlp.experts.{}.gate_proj.weight",
+            "x_up": "mlp.experts.{}.up_proj.weight",
+            "x_down": "mlp.experts.{}.down_proj.weight",
+        },
+    ),
+    "mixtral": MixtureNames(
+        "block_sparse_moe.gate.weight",
+        {
+            "x_gate": "block_sparse_moe.experts.{}.w1.weight",
+            "x_up": "block_sparse_moe.experts.{}.w3.weight",
+            "x_down": "block_sparse_moe.experts.{}.w2.weight",
+        },
+    ),
+}
+
+
 def read_huggingface(folder: Path, overrides: Overrides = NO_OVERRIDES) -> Checkpoint:
     """The checkpoint of a folder. Overrides win over its config."""
     config, notes = read_config(folder)
@@ -49,7 +78,7 @@ def read_huggingface(folder: Path, overrides: Overrides = NO_OVERRIDES) -> Check
         notes += (f"there is no {CLASSIFIER}, so the embedding is the classifier, though the config does not tie them",)
     config = replace(config, tied=tied)
     tensors = find_tensors(config, weights, vocabulary_names)
-    notes += unused_note(weights, tensors)
+    notes += unused_note(config, weights, tensors)
     given = " ".join(f"{name}={value}" for name, value in overrides.given().items())
     if given:
         notes += (f"set by overrides: {given}",)
@@ -75,35 +104,53 @@ def settle_tying(config: ModelConfig, weights: Weights) -> dict[str, str]:
 def find_tensors(config: ModelConfig, weights: Weights, vocabulary_names: dict[str, str]) -> dict[str, TensorSource]:
     """Every tensor that the config asks for, of the shape that it asks for."""
     shapes = tensor_shapes(config)
-    names = {name: vocabulary_names.get(name) or stored_name(name) for name in shapes}
-    missing = [stored for stored in names.values() if stored not in weights.holders]
+    if config.layers * config.experts > len(weights.holders):  # before a name is made for each
+        raise CheckpointError(
+            f"{weights.where}: {len(weights.holders)} tensors; expected those of {config.experts} experts in each of "
+            f"{config.layers} layers"
+        )
+    names = {n: [vocabulary_names[n]] if n in vocabulary_names else stored_names(n, config) for n in shapes}
+    missing = [stored for parts in names.values() for stored in parts if stored not in weights.holders]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise CheckpointError(
             f"{weights.where}: tensors are missing: {', '.join(missing[:3])}{more}; "
-            f"expected {len(shapes)} for a {config.family} model of {config.layers} layers"
+            f"expected {sum(map(len, names.values()))} for a {config.family} model of {config.layers} layers"
         )
-    tensors = {name: weights.source(stored) for name, stored in names.items()}
-    for name, source in tensors.items():
-        if source.shape != shapes[name]:
-            raise CheckpointError(
-                f"{weights.holders[source.source].file.path}: {source.source} has shape {list(source.shape)}; "
-                f"expected {list(shapes[name])} by config.json"
-            )
+    tensors: dict[str, TensorSource] = {}
+    for name, stored in names.items():
+        parts = [weights.source(each) for each in stored]
+        rows, *columns = shapes[name]
+        for part in parts:
+            if part.shape != (expected := (rows // len(parts), *columns)):
+                raise CheckpointError(
+                    f"{weights.holders[part.source].file.path}: {part.source} has shape {list(part.shape)}; "
+                    f"expected {list(expected)} by config.json"
+                )
+            if part.dtype != parts[0].dtype:
+                raise CheckpointError(
+                    f"{weights.where}: {part.source} is {part.dtype}; expected {parts[0].dtype} as {parts[0].source}"
+                )
+        tensors[name] = parts[0] if len(parts) == 1 else stacked(parts, stored[0])
     return tensors
 
 
-def stored_name(name: str) -> str:
-    """A canonical name as Hugging Face files spell it."""
+def stored_names(name: str, config: ModelConfig, family: str = "") -> list[str]:
+    """A canonical name as Hugging Face files of a family spell it: one tensor, or one for each expert."""
     if name in MODEL_NAMES:
-        return MODEL_NAMES[name]
+        return [MODEL_NAMES[name]]
     layer, part = name.split(".", 1)
-    return f"model.layers.{layer[1:]}.{LAYER_NAMES[part]}"
+    prefix = f"model.layers.{layer[1:]}."
+    mixture = MIXTURES.get(family or config.family)
+    if mixture is None or part not in mixture.experts:
+        own = mixture.router if mixture is not None and part == "router" else LAYER_NAMES[part]
+        return [prefix + own]
+    return [prefix + mixture.experts[part].format(expert) for expert in range(config.experts)]
 
 
-def unused_note(weights: Weights, tensors: dict[str, TensorSource]) -> tuple[str, ...]:
+def unused_note(config: ModelConfig, weights: Weights, tensors: dict[str, TensorSource]) -> tuple[str, ...]:
     """A note of tensors that nothing reads: harmless leftovers, or a sign that the config is of another model."""
-    used = {source.source for source in tensors.values()} | {EMBEDDING, CLASSIFIER}
+    used = {stored for name in tensors for stored in stored_names(name, config)} | {EMBEDDING, CLASSIFIER}
     # Old exports hold RoPE's frequencies; they follow from the config.
     unused = sorted(name for name in weights.holders if name not in used and "rotary_emb." not in name)
     if not unused:

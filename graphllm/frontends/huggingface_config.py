@@ -34,6 +34,8 @@ FAMILIES = {
     "MistralForCausalLM": Family("mistral", 4096 * 32, kv_heads=8, bos_id=1, eos_ids=(2,)),
     "Qwen2ForCausalLM": Family("qwen2", 32768, kv_heads=32),
     "Qwen3ForCausalLM": Family("qwen3", 32768, kv_heads=32, head_dim=128),
+    "MixtralForCausalLM": Family("mixtral", 4096 * 32, kv_heads=8, bos_id=1, eos_ids=(2,)),
+    "Qwen3MoeForCausalLM": Family("qwen3_moe", 32768, kv_heads=4),
 }
 CONFIG_FILES = ("config.json", "generation_config.json")
 DEFAULT_WINDOW = 4096  # Mistral's and Qwen's, where the key is absent
@@ -54,7 +56,8 @@ def read_config(folder: Path) -> tuple[ModelConfig, tuple[str, ...]]:
     layers = said.integer("num_hidden_layers", most=MAX_LAYERS)
     context = said.integer("max_position_embeddings", family.context)
     theta, scaling = read_rope(said, context)
-    attention_bias = family.name in ("llama", "qwen3") and said.flag("attention_bias", False)
+    attention_bias = family.name in ("llama", "qwen3", "qwen3_moe") and said.flag("attention_bias", False)
+    experts, used, normalized = read_experts(said, family, layers)
     bos_id, eos_ids = read_special_ids(said, folder, family)
     config = ModelConfig(
         family=family.name,
@@ -63,7 +66,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, tuple[str, ...]]:
         heads=heads,
         kv_heads=said.integer("num_key_value_heads", default_kv_heads(said, family, heads)),
         head_dim=said.integer("head_dim", family.head_dim or default_head_dim(said, dim, heads)),
-        ffn_dim=said.integer("intermediate_size"),
+        ffn_dim=said.integer("moe_intermediate_size" if family.name == "qwen3_moe" else "intermediate_size"),
         vocab=said.integer("vocab_size"),
         context=context,
         norm_eps=said.number("rms_norm_eps", 1e-6, below=1),
@@ -74,10 +77,13 @@ def read_config(folder: Path) -> tuple[ModelConfig, tuple[str, ...]]:
         qkv_bias=family.name == "qwen2" or attention_bias,
         o_bias=attention_bias,
         mlp_bias=family.name == "llama" and said.flag("mlp_bias", False),
-        qk_norm=family.name == "qwen3",
+        qk_norm=family.name in ("qwen3", "qwen3_moe"),
         tied=said.flag("tie_word_embeddings", False),
         bos_id=bos_id,
         eos_ids=eos_ids,
+        experts=experts,
+        experts_used=used,
+        experts_normalized=normalized,
     )
     check_sizes(config, said.where)
     return without_foreign_ids(config)
@@ -94,9 +100,23 @@ def read_family(said: JsonFields) -> Family:
     name = architectures[0] if architectures else f"model_type {model_type}"
     if name in FAMILIES:
         return FAMILIES[name]
-    experts = "moe" in name.lower() or "mixtral" in name.lower() or "num_experts" in said.data
+    experts = "moe" in name.lower() or "num_experts" in said.data
     what = f"architecture {name[:80]!r}{' (a mixture of experts)' if experts else ''}"
     raise CheckpointError(f"{said.where}: {what} is not supported; expected one of {', '.join(FAMILIES)}")
+
+
+def read_experts(said: JsonFields, family: Family, layers: int) -> tuple[int, int, bool]:
+    """Experts of each layer, how many a token uses, and whether their shares add up to 1; 0 for a model without."""
+    if family.name == "mixtral":
+        return said.integer("num_local_experts", 8), said.integer("num_experts_per_tok", 2), True
+    if family.name != "qwen3_moe":
+        return 0, 0, True
+    dense = said.ids("mlp_only_layers")
+    if any(layer < layers for layer in dense) or said.integer("decoder_sparse_step", 1) != 1:
+        raise CheckpointError(
+            f"{said.where}: some layers without experts (mlp_only_layers, decoder_sparse_step); expected them in all"
+        )
+    return said.integer("num_experts", 128), said.integer("num_experts_per_tok", 8), said.flag("norm_topk_prob", False)
 
 
 def default_kv_heads(said: JsonFields, family: Family, heads: int) -> int:
@@ -116,7 +136,7 @@ def read_windows(said: JsonFields, family: Family, layers: int) -> tuple[int, ..
         return ()
     absent = "sliding_window" not in said.data
     window = said.integer("sliding_window", DEFAULT_WINDOW if absent else 0, least=0, most=MAX_INT)
-    if family.name == "mistral":
+    if family.name in ("mistral", "mixtral"):
         return (window,) * layers if window else ()
     kinds = said.texts("layer_types")
     for kind in kinds:

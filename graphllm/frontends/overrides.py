@@ -52,6 +52,7 @@ class Overrides:
 
 
 NO_OVERRIDES = Overrides()
+LLAMA3_CONTEXT = 8192  # that Llama 3 was first trained on
 
 # llama2.c itself stops on BOS: its stories follow one another with only BOS between. So BOS ends a text here too.
 PRESETS: dict[str, Overrides] = {
@@ -67,3 +68,21 @@ def preset(name: str) -> Overrides:
     if name not in PRESETS:
         raise CheckpointError(f"preset {name!r}: unknown; expected one of {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def scaling_named(text: str) -> RopeScaling:
+    """RoPE scaling as ``KIND:FACTOR[:S]``, S the context first trained on. CheckpointError for anything else."""
+    kind, _, rest = text.partition(":")
+    factor, _, original = rest.partition(":")
+    try:
+        if kind not in ("linear", "llama3", "yarn") or not 1 <= float(factor) < 1e6:
+            raise ValueError
+        trained = int(original) if original else LLAMA3_CONTEXT if kind == "llama3" else 0
+        if kind == "yarn" and not 0 < trained < 2**31:
+            raise ValueError
+    except ValueError:
+        raise CheckpointError(
+            f"rope scaling {text[:60]!r}: expected llama3:FACTOR, linear:FACTOR or yarn:FACTOR:CONTEXT, as in llama3:32"
+        ) from None
+    temperature = 0.1 * math.log(float(factor)) + 1.0 if kind == "yarn" else 1.0
+    return RopeScaling(kind, float(factor), trained, attention_factor=temperature)

@@ -28,14 +28,18 @@ def step_bytes(function: Function) -> int:
 def kernel_bytes(op: Operation) -> int:
     """Bytes one kernel (or operation) moves: what it reads from outside, what it hands out, each once."""
     inner = op.body.ops if op.body is not None else (op,)
+    experts = next((o for o in inner if o.name == "expert_linear"), None)
     weights: dict[int, int] = {}
     total = 0
     states: set[int] = set()  # values that live in caches
     for o in inner:
         for v in o.operands:
             if isinstance(v, Weight):
-                # an embedding reads the rows asked for, not the table
-                bytes_ = o.result.type.bytes if o.name == "embed" else v.type.bytes
+                bytes_ = v.type.bytes
+                if o.name == "embed":  # reads the rows asked for, not the table
+                    bytes_ = o.result.type.bytes
+                elif experts is not None:  # at most those that rows choose
+                    bytes_ = min(bytes_, bytes_ // int(str(experts.attrs["experts"])) * experts.operands[2].type.numel)
                 weights[id(v)] = max(weights.get(id(v), 0), bytes_)
         if o.name == "kv_write":
             states.update((id(o.operands[0]), id(o.result)))

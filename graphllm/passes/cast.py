@@ -57,8 +57,9 @@ def _cast(function: Function, dtype: DType, lifter: Lifter) -> Function:
         op = remap(op, mapping)
         if op.name == "cast" and isinstance(op.operands[0], Weight):
             widened[id(op.result)] = op.operands[0]
-        if op.name == "linear":
-            op = replace(op, operands=(op.operands[0], read(op.operands[1])))
+        if op.name in ("linear", "expert_linear"):
+            x, w, *rest = op.operands
+            op = replace(op, operands=(x, read(w), *rest))
         elif op.name == "embed" and _is_to_cast(table := op.operands[1], dtype):
             assert isinstance(table, Weight)
             _embed(builder, op, stored(table), mapping, gathered)

@@ -126,6 +126,8 @@ def _quantize(function: Function, how: Quantization, kept: _Kept, lifter: Lifter
     widened: dict[int, Weight] = {}  # cast(@w) to f32 -> @w
     gathered: dict[int, Value] = {}  # rows of an embedding in their old type -> the same in f32
     mapping: dict[int, Value] = {}
+    # A router is small, and a choice between two experts that it puts close together turns on little.
+    routers = {id(op.operands[0]) for op in function.ops if op.name == "top_experts"}
     scales = {id(op.operands[1]) for op in function.ops if op.name == "dequantize"}  # of int8 that is there already
 
     def to_be_rounded(value: Value) -> Weight | None:
@@ -136,12 +138,12 @@ def _quantize(function: Function, how: Quantization, kept: _Kept, lifter: Lifter
         op = remap(op, mapping)
         if op.name == "cast" and isinstance(op.operands[0], Weight) and op.result.type.dtype == "f32":
             widened[id(op.result)] = op.operands[0]
-        if op.name == "linear" and op.result.type.dtype == "f32":
+        if op.name in ("linear", "expert_linear") and op.result.type.dtype == "f32" and id(op.result) not in routers:
             weight = to_be_rounded(op.operands[1])
             if weight is not None:
                 q, scale, group = _groups(weight, how, lifter)
                 wide = builder.emit("dequantize", (q, scale), {"group": group}, f"{weight.name}.f32")[0]
-                op = replace(op, operands=(op.operands[0], wide))
+                op = replace(op, operands=(op.operands[0], wide, *op.operands[2:]))
         elif op.name == "embed" and id(op.result) not in scales:
             weight = to_be_rounded(op.operands[1])
             if weight is not None:

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from graphllm.codegen.cpu.attention import write_attention
+from graphllm.codegen.cpu.experts import write_expert_linear, write_expert_sum, write_top_experts
 from graphllm.codegen.cpu.linear import write_product
+from graphllm.codegen.fits import fits_experts
 from graphllm.codegen.layout import Layouts
-from graphllm.codegen.lone import write_kernel
+from graphllm.codegen.lone import Writer, write_kernel
 from graphllm.codegen.product import PRODUCTS, product_of
 from graphllm.codegen.text import KernelText, argument, live_values, printable, row_count, wrapped
 from graphllm.errors import PlanError
@@ -25,6 +28,12 @@ from graphllm.ir.core import Function, Module, Operation, State, Weight
 from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.printer import print_operation
 
+# Operations that this target writes in its own way.
+_OWN: Final[dict[str, Writer]] = {
+    **dict.fromkeys(ATTENTION, write_attention),
+    "top_experts": write_top_experts,
+    "expert_sum": write_expert_sum,
+}
 ABI = 2  # of the functions at the end of the text; the device asks for the same
 
 _HEAD = """\
@@ -35,6 +44,7 @@ _HEAD = """\
 #include "cache.h"
 #include "elementwise.h"
 #include "embed.h"
+#include "experts.h"
 #include "linear.h"
 #include "norm.h"
 #include "rope.h"
@@ -287,8 +297,10 @@ def _call(unit: _Unit, function: Function, op: Operation, text: KernelText) -> _
                 f"kernel giving {op.results[0].ref}: the cpu target has no code for these operations together"
             )
         stem = write_product(product, text)
+    elif fits_experts(body, op.results):
+        stem = write_expert_linear(body, text)
     else:
-        stem = write_kernel(body, op.results, text, dict.fromkeys(ATTENTION, write_attention))
+        stem = write_kernel(body, op.results, text, _OWN)
     if not stem:
         return None
     kernel = unit.kernel(stem, text, print_operation(op, indent=""))

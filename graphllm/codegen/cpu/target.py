@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from graphllm.codegen.fits import AFTER_PRODUCT, converts_weight, fits_gather, fits_product
+from graphllm.codegen.fits import AFTER_PRODUCT, converts_weight, fits_experts, fits_gather, fits_product
 from graphllm.codegen.product import PRODUCTS
 from graphllm.ir.core import Operation
 from graphllm.ir.ops.sequence import ATTENTION
@@ -50,6 +50,13 @@ CPU: Final = Target(
         *(
             Template("attention", anchor=op, before=frozenset(), after=frozenset({"reshape"}))
             for op in sorted(ATTENTION)
+        ),
+        Template(
+            "expert_linear",
+            anchor="expert_linear",
+            before=frozenset({"cast", "dequantize"}),
+            after=frozenset(),
+            fits=fits_experts,
         ),
         Template("embed", anchor="dequantize", before=frozenset({"embed"}), after=frozenset(), fits=fits_gather),
         Template(

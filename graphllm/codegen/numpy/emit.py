@@ -128,6 +128,27 @@ def _linear(op: Operation, t: KernelText) -> None:
         t.run.append(f"matmul({xs}, {turned}, out={y})")  # [T,K] @ [K,N]
 
 
+def _top_experts(op: Operation, t: KernelText) -> None:
+    names = [t.let(f"{t.of(v)}.reshape({v.type.shape}, copy=False)") for v in (*op.operands, *op.results)]
+    t.run.append(f"top_experts({', '.join(names)}, {bool(op.attrs['normalized'])})")
+
+
+def _expert_linear(op: Operation, t: KernelText) -> None:
+    x, w, ids = op.operands
+    rows = (x.type.shape[0], 1 if len(x.type.shape) == 2 else x.type.shape[1], x.type.shape[-1])
+    shapes = ((x, rows), (ids, ids.type.shape), (op.result, op.result.type.shape))
+    names = [t.let(f"{t.of(v)}.reshape({shape}, copy=False)") for v, shape in shapes]
+    matrix = t.tiled.get(id(w)) or t.of(w)
+    run = t.let(f"bind_experts({', '.join(names)}, {op.attrs['experts']}, {matrix})")
+    t.run.append(f"{run}()")
+
+
+def _expert_sum(op: Operation, t: KernelText) -> None:
+    names = [t.let(f"{t.of(v)}.reshape({v.type.shape}, copy=False)") for v in (*op.operands, op.result)]
+    run = t.let(f"bind_expert_sum({', '.join(names)})")
+    t.run.append(f"{run}()")
+
+
 def _quantize_rows(op: Operation, t: KernelText) -> None:
     q, scale = op.results
     t.run.append(f"quantize_rows({t.of(op.operands[0])}, {op.attrs['group']}, {t.of(q)}, {t.of(scale)})")
@@ -297,6 +318,8 @@ _WRITERS: Final[dict[str, Callable[[Operation, KernelText], None]]] = {
     "cast": _cast,
     "dequantize": _dequantize,
     "embed": _embed,
+    "expert_linear": _expert_linear,
+    "expert_sum": _expert_sum,
     "kv_write": _kv_write,
     "linear": _linear,
     "linear_int8": _linear_int8,
@@ -309,11 +332,13 @@ _WRITERS: Final[dict[str, Callable[[Operation, KernelText], None]]] = {
     "silu": _silu,
     "split": _view,
     "take_rows": _take_rows,
+    "top_experts": _top_experts,
 }
 _WHOLE: Final = {
     "attention": (1, 2),
     "attention_int8": (1, 2, 3, 4),
     "embed": (1,),
+    "expert_linear": (1,),
     "kv_write": (0,),
     "linear": (1,),
     "linear_int8": (2, 3),

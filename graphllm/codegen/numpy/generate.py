@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from graphllm.codegen.numpy.emit import KernelText, emit, held_shape, reads, reads_whole, where, window
-from graphllm.codegen.numpy.target import NUMPY, reads_weight_only, scratch_bytes
+from graphllm.codegen.numpy.target import NUMPY, TILED, reads_weight_only, scratch_bytes
 from graphllm.errors import PlanError
 from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
 from graphllm.ir.opdef import OPS, lookup
@@ -31,6 +31,7 @@ from numpy import sqrt as square_root
 
 from graphllm.codegen.kernels.numpy.attention import bind_block, bind_row, bind_rows
 from graphllm.codegen.kernels.numpy.convert import bind_tiled_linear, quantize_rows, scale_groups, widen
+from graphllm.codegen.kernels.numpy.experts import bind_expert_sum, bind_experts, top_experts
 from graphllm.codegen.kernels.numpy.swiglu import bind_swiglu
 '''
 
@@ -157,7 +158,7 @@ def _call(out: _Module, function: Function, kernel: Operation, count: int, array
                 continue
             if conversion is None:
                 text.names[id(v)] = parameter(_prefix(v), arrays.of(v))
-            elif op.name == "linear" and v is op.operands[1] and conversion.operands[0].name in out.tiled:
+            elif op.name in TILED and v is op.operands[1] and conversion.operands[0].name in out.tiled:
                 stored = [parameter("w", arrays.of(w)) for w in conversion.operands]
                 group = conversion.attrs.get("group", 0)
                 tile = parameter("tile", "weight.tile")

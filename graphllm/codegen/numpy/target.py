@@ -11,6 +11,7 @@ from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.target import Target, Template
 
 F32: Final = 4  # bytes
+TILED: Final = ("linear", "expert_linear")  # operations whose matrix may be converted as it is read
 AFTER_PRODUCT: Final = frozenset(
     {"add", "split", "reshape", "rmsnorm", "rope", "quantize_rows", "kv_write", "silu", "mul"}
 )
@@ -57,6 +58,7 @@ NUMPY: Final = Target(
             Template("attention", anchor=op, before=frozenset(), after=frozenset({"reshape"}))
             for op in sorted(ATTENTION)
         ),
+        Template("expert_linear", anchor="expert_linear", before=frozenset({"cast", "dequantize"}), after=frozenset()),
         Template("embed", anchor="embed", before=frozenset(), after=frozenset({"cast", "dequantize"})),
     ),
     stepwise=True,

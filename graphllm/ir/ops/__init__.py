@@ -1,6 +1,7 @@
 """The op table. Importing this package enters every operation; each is its NumPy reference, see ``ir.opdef``."""
 
 from graphllm.ir.ops.dense import add, embed, linear, mul, rmsnorm, silu
+from graphllm.ir.ops.experts import expert_linear, expert_sum, top_experts
 from graphllm.ir.ops.int8 import dequantize, group_scales, linear_int8, quantize_groups, quantize_rows
 from graphllm.ir.ops.precision import cast
 from graphllm.ir.ops.sequence import attention, attention_int8, kv_write, rope, rope_frequencies, rotation
@@ -14,6 +15,8 @@ __all__ = [
     "concat",
     "dequantize",
     "embed",
+    "expert_linear",
+    "expert_sum",
     "group_scales",
     "interleave",
     "kv_write",
@@ -30,4 +33,5 @@ __all__ = [
     "silu",
     "split",
     "take_rows",
+    "top_experts",
 ]

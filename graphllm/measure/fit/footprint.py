@@ -14,7 +14,7 @@ from typing import Final
 
 from graphllm.codegen.cpu.generate import generate_workspace
 from graphllm.codegen.cuda.generate import generate as generate_cuda
-from graphllm.codegen.numpy.target import reads_weight_only
+from graphllm.codegen.numpy.target import TILED, reads_weight_only
 from graphllm.compiler.link import Expand, tile_floats, tiled_weights
 from graphllm.compiler.native.build import built
 from graphllm.ir.core import Module, Operation
@@ -80,7 +80,7 @@ def _numpy(module: Module, setting: Setting) -> tuple[int, int]:
     tiled, _ = tiled_weights(module, setting.expand, setting.room)
     made: dict[tuple[str, ...], int] = {}
     for conversion, reader in _conversions_read(module):
-        whole = reader.name == "linear" and conversion.result is reader.operands[1]
+        whole = reader.name in TILED and conversion.result is reader.operands[1]
         if not (whole and conversion.operands[0].name in tiled):
             made[tuple(v.name for v in conversion.operands)] = 4 * conversion.result.type.numel
     return sum(made.values()) + 4 * tile_floats(module, tiled), 0

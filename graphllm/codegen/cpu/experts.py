@@ -1,0 +1,60 @@
+"""Kernels of mixtures of experts: the choice, products with the chosen matrices, and the sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from graphllm.codegen.lone import only_f32
+from graphllm.codegen.text import C_TYPES, KernelText
+from graphllm.ir.core import Operation
+
+UNIT: Final = 32  # columns that are computed together
+
+
+def write_expert_linear(ops: Sequence[Operation], text: KernelText) -> str:
+    """Add the lines of a product with experts' matrices, which a conversion may lead into; its name."""
+    op = ops[-1]
+    x, w, ids = op.operands
+    conversion = ops[0] if len(ops) > 1 else None
+    only_f32(op, text, x, op.result)
+    used, k, experts = ids.type.shape[1], w.type.shape[1], op.attrs["experts"]
+    n = op.result.type.shape[2]
+    if conversion is not None and conversion.name == "dequantize":
+        q, scale = conversion.operands
+        kind = f"{'Flat' if len(scale.type.shape) == 1 else 'Groups'}<{C_TYPES[scale.type.dtype]}>"
+        fields = f"{text.whole(q, 'q')}, {text.whole(scale, 'scale')}, {k}, {conversion.attrs['group']}"
+    else:
+        stored = w if conversion is None else conversion.operands[0]
+        kind, fields = f"Dense<{C_TYPES[stored.type.dtype]}>", f"{text.whole(stored, 'w')}, {k}"
+    text.line(f"const {kind} weights{{{fields}}};")
+    own = len(x.type.shape) == 3
+    with text.block("const auto source = [&](int t, int u) -> const float*", "};"):
+        text.line(f"return {text.row(x, 'x', f'(t * {used} + u)' if own else 't')};")
+    with text.block("const auto out = [&](int t, int u) -> float*", "};"):
+        text.line(f"return {text.row(op.result, 'y', f'(t * {used} + u)', written=True)};")
+    sizes = f"{text.count(op.result)}, {used}, {experts}, {n}, {UNIT}"
+    text.line(f"expert_linear(step, weights, {sizes}, {text.whole(ids, 'ids')}, source, out);")
+    text.private.append(f"expert_bytes({kind}::row_bytes({k}), {UNIT})")
+    return "expert_linear"
+
+
+def write_top_experts(op: Operation, text: KernelText) -> None:
+    logits, (ids, shares) = op.operands[0], op.results
+    only_f32(op, text, logits, shares)
+    normalized = "true" if op.attrs["normalized"] else "false"
+    text.line(f"const Range mine = step.share({text.count(ids)});")
+    with text.block("for (int t = mine.first; t < mine.last; ++t)"):
+        sizes = f"{logits.type.shape[1]}, {op.attrs['used']}, {normalized}"
+        to = f"{text.row(ids, 'ids', 't', written=True)}, {text.row(shares, 'shares', 't', written=True)}"
+        text.line(f"top_experts({text.row(logits, 'logits', 't')}, {sizes}, {to});")
+
+
+def write_expert_sum(op: Operation, text: KernelText) -> None:
+    y, shares = op.operands
+    only_f32(op, text)
+    _, used, n = y.type.shape
+    text.line(f"const Range mine = step.share({text.count(op.result)});")
+    with text.block("for (int t = mine.first; t < mine.last; ++t)"):
+        given = f"{text.row(y, 'x', 't', dimensions=2)}, {text.row(shares, 'shares', 't')}"
+        text.line(f"expert_sum({given}, {used}, {n}, {text.row(op.result, 'y', 't', written=True)});")

@@ -1,0 +1,75 @@
+// Mixtures of experts: a row's choice among them, products with the matrices it chose, the sum of what they gave.
+//
+// Matrices [N,K] of all experts lie one below the other. Threads share out columns; of each expert that some row chose, a
+// thread reads its columns once for up to BUNCH of those rows, and nothing of the others.
+#pragma once
+
+#include <cmath>
+
+#include "linear.h"
+
+namespace graphllm {
+
+constexpr int BUNCH = 4;
+
+// The ``used`` likeliest of ``experts``, and softmax of them, over all or (``normalized``) over those chosen.
+inline void top_experts(const float* logits, int experts, int used, bool normalized, int32_t* ids, float* shares) {
+    float most = logits[0], all = 0, chosen = 0;
+    for (int e = 1; e < experts; ++e) most = logits[e] > most ? logits[e] : most;
+    for (int e = 0; e < experts; ++e) all += std::exp(logits[e] - most);
+    for (int u = 0; u < used; ++u) {
+        int best = -1;
+        for (int e = 0; e < experts; ++e) {
+            bool taken = false;
+            for (int v = 0; v < u; ++v) taken |= ids[v] == e;
+            // the first that is left will do where nothing compares, as with NaN
+            if (!taken && (best < 0 || logits[e] > logits[best])) best = e;
+        }
+        ids[u] = best;
+        shares[u] = std::exp(logits[best] - most) / all;
+        chosen += shares[u];
+    }
+    if (normalized)
+        for (int u = 0; u < used; ++u) shares[u] /= chosen;
+}
+
+constexpr long expert_bytes(long row, int unit) { return BUNCH * (row + 4L * up(unit, LANES)); }
+
+// out(t, u)[…n] = W[ids[t*used + u]] . source(t, u), for rows 0 … rows - 1.
+template <class W, class Source, class Out>
+inline void expert_linear(const Step& step, const W& weights, int rows, int used, int experts, int n, int unit,
+                          const int32_t* ids, Source source, Out out) {
+    const long row = weights.row();
+    unsigned char* staged = step.scratch;
+    float* at = reinterpret_cast<float*>(staged + BUNCH * row);
+    const Range mine = step.share((n + unit - 1) / unit);
+    const int pairs = rows * used;
+    for (int e = 0; e < experts; ++e)
+        for (int from = 0; from < pairs;) {
+            int bunch[BUNCH], count = 0;
+            for (; from < pairs && count < BUNCH; ++from)
+                if (clip(ids[from], experts) == e) bunch[count++] = from;
+            if (count == 0) continue;
+            for (int i = 0; i < count; ++i) weights.stage(source(bunch[i] / used, bunch[i] % used), staged + i * row);
+            for (int c = mine.first; c < mine.last; ++c) {
+                const int first = c * unit, columns = first + unit < n ? unit : n - first;
+                const long n0 = long(e) * n + first;
+                switch (count) {
+                    case 1: weights.template few<1>(n0, columns, staged, at, unit); break;
+                    case 2: weights.template few<2>(n0, columns, staged, at, unit); break;
+                    case 3: weights.template few<3>(n0, columns, staged, at, unit); break;
+                    default: weights.template few<4>(n0, columns, staged, at, unit);
+                }
+                for (int i = 0; i < count; ++i)
+                    copy(at + i * unit, columns, out(bunch[i] / used, bunch[i] % used) + first);
+            }
+        }
+}
+
+// y = sum of shares[u] * x[u], in the order of u; x [used, n].
+inline void expert_sum(const float* x, const float* shares, int used, int n, float* y) {
+    for_lanes(n, y, [&](VF v) { return v * shares[0]; }, x);
+    for (int u = 1; u < used; ++u) for_lanes(n, y, [&](VF sum, VF v) { return sum + v * shares[u]; }, y, x + long(u) * n);
+}
+
+}  // namespace graphllm
