@@ -22,20 +22,23 @@ def write_expert_linear(ops: Sequence[Operation], text: KernelText) -> str:
     n = op.result.type.shape[2]
     if conversion is not None and conversion.name == "dequantize":
         q, scale = conversion.operands
-        kind = f"{'Flat' if len(scale.type.shape) == 1 else 'Groups'}<{C_TYPES[scale.type.dtype]}>"
+        flat = len(scale.type.shape) == 1
+        kind = f"{'Flat' if flat else 'Groups'}<{C_TYPES[scale.type.dtype]}>"
+        sizes = str(k) if flat else f"{k}, {conversion.attrs['group']}"
         fields = f"{text.whole(q, 'q')}, {text.whole(scale, 'scale')}, {k}, {conversion.attrs['group']}"
     else:
         stored = w if conversion is None else conversion.operands[0]
         kind, fields = f"Dense<{C_TYPES[stored.type.dtype]}>", f"{text.whole(stored, 'w')}, {k}"
+        sizes = str(k)
     text.line(f"const {kind} weights{{{fields}}};")
     own = len(x.type.shape) == 3
     with text.block("const auto source = [&](int t, int u) -> const float*", "};"):
         text.line(f"return {text.row(x, 'x', f'(t * {used} + u)' if own else 't')};")
     with text.block("const auto out = [&](int t, int u) -> float*", "};"):
         text.line(f"return {text.row(op.result, 'y', f'(t * {used} + u)', written=True)};")
-    sizes = f"{text.count(op.result)}, {used}, {experts}, {n}, {UNIT}"
-    text.line(f"expert_linear(step, weights, {sizes}, {text.whole(ids, 'ids')}, source, out);")
-    text.private.append(f"expert_bytes({kind}::row_bytes({k}), {UNIT})")
+    counts = f"{text.count(op.result)}, {used}, {experts}, {n}, {UNIT}"
+    text.line(f"expert_linear(step, weights, {counts}, {text.whole(ids, 'ids')}, source, out);")
+    text.private.append(f"expert_bytes({kind}::row_bytes({sizes}), {UNIT})")
     return "expert_linear"
 
 
