@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from graphllm.codegen.cuda.generate import generate
 from graphllm.codegen.cuda.target import CUDA
+from graphllm.compiler.nvrtc.build import built
 from graphllm.ir import ops
 from graphllm.ir.core import Function, Module, State, Value, Weight
 from graphllm.ir.types import DType, TensorType
 from graphllm.passes.manager import run_passes
 from graphllm.passes.pipeline import lowering
+from graphllm.runtime.cuda.arch import ARCHS
 from tests.cuda_models import OpenDevice, cuda_lowered, needs_a_compiler
+from tests.cuda_programs import needs_nvrtc
 from tests.kernel_checks import Gathered, check, distinct_kernels, own_states
 from tests.lone_kernels import fresh
 from tests.lowered_models import Storage
@@ -156,3 +160,28 @@ def test_attention_of_a_prompt(arch: str) -> None:
         states |= {s.name: s for s in kept}
     module, _ = run_passes(Module(weights, states, functions), lowering(CUDA))
     _proved(module, arch, {"attention_mma"})
+
+
+def _prompt(d: int, dtype: DType) -> Module:
+    """Attention of many rows, of a size that models have."""
+    scope = Gathered(512, f"prompt{d}")
+    kept = [State(f"prompt.{side}", TensorType(dtype, (1, 8, 4096, d))) for side in "kv"]
+    with scope.builder as b:
+        y = ops.attention(scope.x(512, 32, d), *kept, scope.pos, scope.slot, scale=d**-0.5, window=0)
+        function = b.function("prompt", [y], [], "consecutive")
+    weights = {w.name: w for w in scope.weights.values()}
+    return run_passes(Module(weights, {s.name: s for s in kept}, {"prompt": function}), lowering(CUDA))[0]
+
+
+def test_registers_hold_what_tensor_cores_work_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_nvrtc()
+    monkeypatch.setenv("GRAPHLLM_CACHE", str(tmp_path))
+    size = ((4096, 4096),)
+    few = _module({"int8": (_groups(64), size), "bf16": (_cast("bf16"), size)}, ((8,),))
+    many = _module({"int8": (_groups(64), size), "bf16": (_narrow, size)}, ((512,),))
+    kernels = [k for m in (few, many, _prompt(128, "f16")) for k in generate(m).kernels.values() if "_mma" in k.name]
+    assert len(kernels) == 5
+    kernels = [replace(k, name=f"k{i}", text=k.text.replace(k.name, f"k{i}")) for i, k in enumerate(kernels)]
+    for (name, arch), cubin in built(kernels, ARCHS).items():
+        assert arch == "sm_75" or cubin.resources.spilled == 0, (name, arch, cubin.resources)
+        assert cubin.resources.registers <= (192 if name == "k4" else 128), (name, arch, cubin.resources)
