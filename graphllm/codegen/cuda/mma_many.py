@@ -45,7 +45,7 @@ def mma_many(p: Product, how: Stored, new_text: Callable[[], KernelText], rows: 
     text.line(staged)
     numbers = f"{element}, {how.terms}, {how.per}, {str(aligned(p, text)).lower()}"
     text.line(f"stage_terms<{numbers}>(source(t), {lead}, t, {p.depth}, staged, room);")
-    stem = "stage_norm" if any(op.name == "rmsnorm" for op in p.lead) else "stage"
+    stem = "stage_norm" if any(op.name == "rmsnorm" for op in p.lead) else "stage_rows"
     first = Part(stem, text, (rows, 1), THREADS, 8 * WARPS, "mma_many.cuh", scratch=True)
 
     text = new_text()
