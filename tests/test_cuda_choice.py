@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from graphllm.plan.launch import HEADER
 from graphllm.runtime.sampling import Sampler, SamplerConfig
 from graphllm.runtime.sampling.stages import draw
-from tests.cuda_models import OpenDevice, cuda_lowered, needs_a_compiler
+from tests.cuda_open_device import OpenDevice, cuda_lowered, needs_a_compiler
 
 __all__ = ["needs_a_compiler"]
 VOCAB = 1031

@@ -22,7 +22,7 @@ from graphllm.ir.printer import print_module
 from graphllm.passes.manager import run_passes
 from graphllm.passes.pipeline import lowering
 from graphllm.runtime.dry_run import dry_run
-from tests.cuda_models import OpenDevice, cuda_lowered, needs_a_compiler
+from tests.cuda_open_device import OpenDevice, cuda_lowered, needs_a_compiler
 from tests.kernel_checks import KERNELS, check, distinct_kernels, lone_module, own_states
 from tests.lowered_models import Storage
 from tests.model_zoo import ZOO

@@ -21,7 +21,7 @@ from graphllm.ir.types import DType, TensorType
 from graphllm.passes.manager import run_passes
 from graphllm.passes.pipeline import lowering
 from graphllm.runtime.cuda.arch import ARCHS
-from tests.cuda_models import OpenDevice, cuda_lowered, needs_a_compiler
+from tests.cuda_open_device import OpenDevice, cuda_lowered, needs_a_compiler
 from tests.cuda_programs import needs_nvrtc
 from tests.kernel_checks import Gathered, check, distinct_kernels, own_states
 from tests.lone_kernels import fresh
@@ -118,7 +118,8 @@ def test_few_rows() -> None:
 
 
 def test_many_rows() -> None:
-    _proved(_module(MANY_CASES, MANY), "sm_90", {"linear_mma_tiles", "norm_linear_mma_tiles", "stage_rows", "stage_norm"})
+    stems = {"linear_mma_tiles", "norm_linear_mma_tiles", "stage_rows", "stage_norm"}
+    _proved(_module(MANY_CASES, MANY), "sm_90", stems)
 
 
 def test_a_machine_without_bf16_and_copies() -> None:
