@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from graphllm.errors import (
         CheckpointError,
         ContextFullError,
+        DeviceError,
         GraphLLMError,
         NativeError,
         ParseError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointError",
     "ContextFullError",
+    "DeviceError",
     "GraphLLMError",
     "Model",
     "NativeError",

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from graphllm.runtime.cuda.calls import Calls
 from graphllm.runtime.cuda.driver import Address, Resolved
 from tests.fake_gpu import FakeDriver, PyKernel
 
@@ -244,3 +245,18 @@ class FakeCuda:
     def _cuEventQuery(self, event: int) -> tuple[Any, ...]:
         self.gpu.wait(self._things[event])
         return ()
+
+
+def play_gpu(monkeypatch: pytest.MonkeyPatch, **choices: Any) -> FakeCuda:
+    """A GPU for ``load(device="cuda")`` to find; what is compiled for it is the kernels' names."""
+    from graphllm.compiler import link_cuda
+    from graphllm.compiler.nvrtc.cubin import Cubin
+
+    cuda = FakeCuda(**choices)
+
+    def built(kernels: Any, archs: Any, say: Any = None) -> dict[tuple[str, str], Cubin]:
+        return {(k.name, a): Cubin(k.name, a, k.name.encode(), "") for k in kernels for a in archs}
+
+    monkeypatch.setattr(link_cuda, "driver_calls", lambda: Calls(cuda))
+    monkeypatch.setattr(link_cuda, "built", built)
+    return cuda

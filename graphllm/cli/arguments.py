@@ -364,6 +364,13 @@ def _show(p: argparse.ArgumentParser) -> None:
         metavar="TARGET",
         help="the generated source",
     )
+    what.add_argument(
+        "--resources",
+        nargs="?",
+        const="sm_90",
+        metavar="ARCH",
+        help="registers, shared memory, spills and bytes moved of every CUDA kernel (default: sm_90)",
+    )
     what.add_argument("--memory", action="store_true", help="the memory map of a function: address by time")
     p.add_argument("--function", metavar="NAME", help="only this function: decode, prefill_32 …")
     p.add_argument("--layer", type=_whole, metavar="N", help="only this layer")

@@ -27,7 +27,8 @@ def run(a: argparse.Namespace) -> int:
     with suppress(OSError, ValueError):  # one of them is not there
         if a.output is not None and Path(a.output).samefile(a.model):
             raise GraphLLMError(f"{a.output}: the model itself; expected another name for what is shown of it")
-    write_text(a.output, _shown(inspect(source_of(a.model), seen_options(a, source_of(a.model), a.source or None)), a))
+    target = "cuda" if a.resources is not None else a.source or None
+    write_text(a.output, _shown(inspect(source_of(a.model), seen_options(a, source_of(a.model), target)), a))
     return 0
 
 
@@ -39,6 +40,8 @@ def _shown(subject: Inspection, a: argparse.Namespace) -> str:
     form = a.format or _BY_SUFFIX.get(suffix, "text")
     if a.source is not None:
         return subject.source(a.source or resolve(None)[0])
+    if a.resources is not None:
+        return _resources(subject, a)
     if a.memory:
         if form not in ("text", "svg"):
             raise GraphLLMError(f"--memory: no {form} of the memory map; expected --format text or svg")
@@ -65,6 +68,22 @@ def _shown(subject: Inspection, a: argparse.Namespace) -> str:
 
     graph = layered_graph(module, a.function or "decode")
     return to_dot(graph) if form == "dot" else to_svg(graph)
+
+
+def _resources(subject: Inspection, a: argparse.Namespace) -> str:
+    from graphllm.codegen.cuda.generate import generate
+    from graphllm.compiler.launches.report import resources_text
+    from graphllm.compiler.nvrtc.build import built
+    from graphllm.runtime.cuda.arch import check_archs
+    from graphllm.view.select import pick_function
+
+    (arch,) = check_archs(a.resources)[:1]
+    module = subject.lowered_for("cuda")
+    name = pick_function(module, a.function or "decode").name
+    program = generate(module)
+    used = {launch.kernel for launch in (*program.streams[name].launches, *program.streams[name].choice)}
+    made = built([program.kernels[kernel] for kernel in program.kernels if kernel in used], [arch])
+    return resources_text(program, module, {n: c.resources for (n, _), c in made.items()}, arch, (name,))
 
 
 def _memory(subject: Inspection, function: str, form: str) -> str:

@@ -82,7 +82,7 @@ class CudaDevice:
     def memory(self) -> DeviceMemory:
         """What lies in the GPU's memory."""
         sizes = self._sizes
-        return DeviceMemory(sum(sizes.weights), 0, sizes.work, sum(sizes.states))
+        return DeviceMemory(sum(sizes.weights), 0, sizes.arena, sum(sizes.states), sizes.work - sizes.arena)
 
     @property
     def arena(self) -> NDArray[np.uint8]:

@@ -1,0 +1,53 @@
+"""Bytes that launches move, counted from the launch plan, beside the least that the IR says must be moved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphllm.ir.core import Function
+from graphllm.ir.cost import cached_bytes_per_position, kernel_bytes, step_bytes
+from graphllm.plan.launch import Launch, Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """Of a kernel, all its launches together, or of a whole step.
+
+    Attributes:
+        launches: how many.
+        moved: bytes that they move.
+        floor: bytes that the IR's operations move at least: weights once, inputs and results once, cached rows once.
+    """
+
+    launches: int
+    moved: int
+    floor: int
+
+    @property
+    def ratio(self) -> float:
+        """What is moved for each byte that must be."""
+        return self.moved / self.floor if self.floor else 1.0
+
+
+def step_moved(stream: Stream, function: Function, positions: int) -> Moved:
+    """A step of the function where every row sees ``positions`` positions; the choice of a token left out."""
+    floor = step_bytes(function) + cached_bytes_per_position(function) * positions * stream.rows
+    return Moved(len(stream.launches), sum(moved(x, positions, stream.rows) for x in stream.launches), floor)
+
+
+def kernels_moved(stream: Stream, function: Function, positions: int) -> dict[str, Moved]:
+    """Each kernel of the function. One that prepares another's work has no floor: it all stands with the other."""
+    out: dict[str, Moved] = {}
+    for at, launch in enumerate(stream.launches):
+        following = stream.launches[at + 1].op if at + 1 < len(stream.launches) else len(function.ops)
+        floor = sum(map(kernel_bytes, function.ops[launch.op : max(launch.op, following)]))
+        floor += launch.cached * positions * stream.rows
+        before = out.get(launch.kernel, Moved(0, 0, 0))
+        own = moved(launch, positions, stream.rows)
+        out[launch.kernel] = Moved(before.launches + 1, before.moved + own, before.floor + floor)
+    return out
+
+
+def moved(launch: Launch, positions: int, rows: int) -> int:
+    """Bytes that one launch moves."""
+    return sum(a.moved for a in launch.accesses) + launch.cached * positions * rows

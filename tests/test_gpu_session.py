@@ -1,0 +1,31 @@
+"""The script for the first real GPU runs its whole path on the simulator."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from graphllm.compiler.native.toolchain import compiler_command
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_it_runs_to_its_end(tmp_path: Path) -> None:
+    if compiler_command() is None:
+        pytest.skip("no C++ compiler on this machine")
+    out = tmp_path / "session.json"
+    command = [sys.executable, "benchmarks/gpu_session.py", "--device", "cuda-sim", "--tiny", "-o", str(out)]
+    environment = os.environ | {"GRAPHLLM_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    steps = json.loads(out.read_text())["steps"]
+    assert not [name for name, found in steps.items() if "error" in found and not found.get("optional")]
+    assert steps["whole model"]["greedy"] == "6 of 6 tokens the same"
+    assert steps["speed: tiny bf16"]["decode_tok_s"] > 0
+    assert steps["read bandwidth"]["bytes_a_second"] > 0
+    assert "| tiny bf16 |" in done.stdout
