@@ -66,8 +66,6 @@ def difference(a: Side, b: Side, head: int, tolerance: float = 0.0) -> Differenc
     """
     _same_model(a.subject, b.subject)
     first, second = a.run(False), b.run(False)
-    if not second.noise and first.source is None and second.source is None:
-        tolerance = tolerance or 1e-3
     found = compare(first, second, head, tolerance)
     apart = None
     if found.parted is not None and (a.fused or b.fused):
