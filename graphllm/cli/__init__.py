@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from graphllm.cli.arguments import build_parser, llama2c_words
+from graphllm.cli.arguments import build_parser
+from graphllm.cli.generation_arguments import llama2c_words
 from graphllm.cli.process import discard_output, open_streams, unwind_on_signals
 from graphllm.cli.terminal import complain, say
 from graphllm.errors import GraphLLMError

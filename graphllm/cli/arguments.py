@@ -6,6 +6,16 @@ import argparse
 from typing import NoReturn
 
 from graphllm._version import __version__
+from graphllm.cli.generation_arguments import add_batch, add_chat, add_demo, add_run
+from graphllm.cli.shared_arguments import (
+    add_device,
+    add_device_options,
+    add_meaning,
+    add_model,
+    add_model_options,
+    add_quantization,
+    whole,
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,11 +34,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"graphllm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    _demo(commands.add_parser("demo", help="compile the model that comes with graphllm and let it tell a story"))
+    add_demo(commands.add_parser("demo", help="compile the model that comes with graphllm and let it tell a story"))
     _compile(commands.add_parser("compile", help="compile a checkpoint into a plan"))
-    _run(commands.add_parser("run", help="generate text with a plan or a checkpoint"))
-    _chat(commands.add_parser("chat", help="talk with a model: a dialogue that keeps its cache between turns"))
-    _batch(commands.add_parser("batch", help="answer a file of prompts, JSON lines to JSON lines"))
+    add_run(commands.add_parser("run", help="generate text with a plan or a checkpoint"))
+    add_chat(commands.add_parser("chat", help="talk with a model: a dialogue that keeps its cache between turns"))
+    add_batch(commands.add_parser("batch", help="answer a file of prompts, JSON lines to JSON lines"))
     _convert(commands.add_parser("convert", help="write a checkpoint in the format of another program"))
     _show(commands.add_parser("show", help="look at a plan or a checkpoint: summary, IR, graph, source, memory"))
     _opt(commands.add_parser("opt", help="run passes over text IR"))
@@ -46,37 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def llama2c_words(words: list[str]) -> list[str] | None:
-    """What llama2.c's own options are, where a command line asks for its ways: letters mean other things there."""
-    if words[:1] != ["run"]:
-        return None
-    for i, word in enumerate(words):
-        if word == "--compat=llama2.c":
-            return words[1:i] + words[i + 1 :]
-        if words[i : i + 2] == ["--compat", "llama2.c"]:
-            return words[1:i] + words[i + 2 :]
-    return None
-
-
-def _model(p: argparse.ArgumentParser, name: str, help: str) -> None:
-    """A positional argument that shells complete by files and our model's name."""
-    by_shell = {"bash": "_graphllm_model", "zsh": "_graphllm_model", "tcsh": "f"}
-    p.add_argument(name, help=help).complete = by_shell  # pyright: ignore[reportAttributeAccessIssue]  # read by shtab
-
-
-def _whole(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value}; expected 0 or more")
-    return value
-
-
-_whole.__name__ = "whole number"  # argparse names the type in its messages
-
-
 def _compile(p: argparse.ArgumentParser) -> None:
     p.description = "Compile a checkpoint (llama2.c, KuiperLLama, GGUF, Hugging Face, Meta) into a plan."
-    _model(p, "checkpoint", "a file or folder; its format is found by content; demo: our own")
+    add_model(p, "checkpoint", "a file or folder; its format is found by content; demo: our own")
     p.add_argument("-o", "--output", required=True, metavar="PLAN", help="the plan to write, as a rule *.gllm")
     p.add_argument(
         "--target",
@@ -97,48 +79,7 @@ def _compile(p: argparse.ArgumentParser) -> None:
         help="with --quantize: compare the rounded model with the unrounded one on this text",
     )
     p.add_argument("--dump-ir", metavar="DIR", help="write the IR after every pass that changed it")
-    _model_options(p)
-
-
-def _model_options(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--tokenizer", metavar="FILE", help="tokenizer.json, tokenizer.model or tokenizer.bin, or its folder"
-    )
-    p.add_argument(
-        "--context",
-        type=_whole,
-        default=0,
-        metavar="S",
-        help="positions of the KV cache (default: the model's, at most 4096)",
-    )
-    p.add_argument("--slots", type=_whole, default=0, metavar="B", help="sequences held at once (default: 1)")
-    p.add_argument(
-        "--kv",
-        choices=["f32", "f16", "bf16", "int8"],
-        help="what the KV cache stores, int8 with a scale for each head (default: f16 on cpu, f32 on numpy)",
-    )
-    p.add_argument(
-        "--dtype", choices=["f32", "f16", "bf16"], help="what matrices are stored in (default: the checkpoint's)"
-    )
-    _quantization(p)
-    _meaning(p)
-
-
-def _meaning(p: argparse.ArgumentParser) -> None:
-    meaning = p.add_argument_group("what a flat checkpoint does not say")
-    meaning.add_argument(
-        "--preset", choices=["llama2", "llama3", "kuiper-llama3", "kuiper-qwen2"], help="a known set of the below"
-    )
-    meaning.add_argument("--norm-eps", type=float, metavar="X")
-    meaning.add_argument("--rope-theta", type=float, metavar="X")
-    meaning.add_argument("--rope-pairing", choices=["interleaved", "half"])
-    meaning.add_argument("--model-context", type=_whole, metavar="S", help="the longest position the model claims")
-
-    meaning.add_argument(
-        "--rope-scaling",
-        metavar="KIND:FACTOR[:S]",
-        help="llama3:32, linear:4, yarn:4:32768; S: the context first trained on (default of llama3: 8192)",
-    )
+    add_model_options(p)
 
 
 def _convert(p: argparse.ArgumentParser) -> None:
@@ -147,13 +88,13 @@ def _convert(p: argparse.ArgumentParser) -> None:
         "Hugging Face folder (hf); or its sentencepiece vocabulary as tokenizer.bin. It streams: memory does not grow "
         "with the model."
     )
-    _model(p, "checkpoint", "a file or folder; its format is found by content; demo: our own")
+    add_model(p, "checkpoint", "a file or folder; its format is found by content; demo: our own")
     formats = ["v0", "v1", "v2", "kuiper", "kuiper-int8", "hf", "tokenizer.bin"]
     p.add_argument("--to", required=True, choices=formats, metavar="FORMAT", help=", ".join(formats))
     p.add_argument("-o", "--output", required=True, metavar="PATH", help="the file to write, or for hf the new folder")
     p.add_argument(
         "--group-size",
-        type=_whole,
+        type=whole,
         default=0,
         metavar="G",
         help="int8: elements under one scale (default: the largest of 64, 32 … that divides D and F)",
@@ -166,194 +107,12 @@ def _convert(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--tokenizer", metavar="FILE", help="hf, tokenizer.bin: the tokenizer, when it lies elsewhere")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress, no summary")
-    _meaning(p)
-
-
-def _quantization(p: argparse.ArgumentParser) -> None:
-    q = p.add_argument_group("int8")
-    q.add_argument(
-        "--quantize",
-        choices=["int8", "int8-dynamic"],
-        help="round matrices to int8 groups; int8-dynamic: activations too, as they are multiplied",
-    )
-    q.add_argument("--group", type=_group, metavar="G", help="elements of a row under one scale (default: 64), or row")
-    q.add_argument("--scales", choices=["f16", "f32"], help="what scales are stored in (default: f16)")
-    q.add_argument(
-        "--keep",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="leave tensors of that name as they are: a part of it, * for anything; may be given again",
-    )
-
-
-def _group(text: str) -> int:
-    """A size of groups; 0 stands for whole rows."""
-    value = 0 if text == "row" else int(text)
-    if value < 0 or text == "0":
-        raise argparse.ArgumentTypeError(f"{text}; expected 1 or more, or row")
-    return value
-
-
-_group.__name__ = "size of groups"
-
-
-def _run(p: argparse.ArgumentParser) -> None:
-    p.description = (
-        "Continue a prompt, streaming. The model is a plan, or a checkpoint, which is then compiled once and kept. "
-        "Without -p, -f or --ids the prompt is read from standard input."
-    )
-    _model(p, "model", "a plan or a checkpoint; demo: our own")
-    p.add_argument(
-        "--compat", choices=["llama2.c"], help="behave as llama2.c's run: its options -t -p -s -n -i -z -m -y instead"
-    )
-    _generation(p, 0.0, 256)
-
-
-def _demo(p: argparse.ArgumentParser) -> None:
-    p.description = "A story by the model that comes with graphllm. Takes what run takes; the prompt may be left out."
-    _generation(p, 0.7, 400)
-
-
-def _chat(p: argparse.ArgumentParser) -> None:
-    p.description = (
-        "A dialogue. With a terminal, lines are edited and remembered and /help tells the commands; from a pipe, each "
-        "line is a message."
-    )
-    _model(p, "model", "a plan or a checkpoint with a chat template, or see --template")
-    p.add_argument("--system", metavar="TEXT", help="what the model is told first")
-    _template(p)
-    p.add_argument("--load", metavar="FILE", help="go on with a chat that /save has saved")
-    p.add_argument(
-        "-n",
-        "--max-tokens",
-        type=int,
-        default=-1,
-        metavar="N",
-        help="at most N tokens an answer (default: until the model ends it)",
-    )
-    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be given again")
-    p.add_argument("--stats", action="store_true", help="what each answer took, on stderr")
-    p.add_argument("--no-history", action="store_true", help="neither read nor keep what was typed in other chats")
-    _device(p)
-    _sampling(p, 0.7)
-    _model_options(p)
-
-
-def _batch(p: argparse.ArgumentParser) -> None:
-    p.description = (
-        'Each line of the input is a text, or an object with "prompt", "ids" or "messages", an "id", and settings of '
-        "its own. Each answer is a line of the output. When it was interrupted, the same command goes on. Exit code 1: "
-        "some lines could not be answered; the output says why."
-    )
-    _model(p, "model", "a plan or a checkpoint; demo: our own")
-    p.add_argument("input", help="a file of JSON lines")
-    p.add_argument("-o", "--output", required=True, metavar="FILE", help="the file of answers, new or to go on with")
-    p.add_argument(
-        "-n", "--max-tokens", type=int, default=256, metavar="N", help="at most N tokens; -1: no limit (default: 256)"
-    )
-    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be given again")
-    p.add_argument("--ignore-eos", action="store_true", help="go on past end tokens")
-    p.add_argument("--echo", action="store_true", help="the prompt is part of the answer")
-    p.add_argument("-q", "--quiet", action="store_true", help="no progress, no last line")
-    _logprobs(p)
-    _template(p)
-    _device(p)
-    _sampling(p, 0.0)
-    _model_options(p)
-
-
-def _template(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--template",
-        metavar="NAME",
-        help="one that came with the model, chatml, llama-2, llama-3, llama-3.1, llama-3.2, mistral, qwen2, qwen2.5, "
-        "qwen3, zephyr, or a file *.jinja (default: the model's own)",
-    )
-    p.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="for the template: enable_thinking=false"
-    )
-
-
-def _logprobs(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--logprobs",
-        type=_whole,
-        nargs="?",
-        const=0,
-        metavar="K",
-        help="each token's log-probability, and those of the K likeliest in its place",
-    )
-
-
-def _generation(p: argparse.ArgumentParser, temperature: float, max_tokens: int) -> None:
-    prompt = p.add_mutually_exclusive_group()
-    prompt.add_argument("-p", "--prompt", metavar="TEXT")
-    prompt.add_argument("-f", "--file", metavar="FILE", help="read the prompt from a UTF-8 file, less its last newline")
-    prompt.add_argument("--ids", metavar="IDS", help='token ids instead of text, "1 403 407"; ids are printed')
-    p.add_argument(
-        "-n",
-        "--max-tokens",
-        type=int,
-        default=max_tokens,
-        metavar="N",
-        help="at most N tokens; -1: no limit (default: %(default)s)",
-    )
-    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be given again")
-    p.add_argument("--ignore-eos", action="store_true", help="go on past end tokens")
-    p.add_argument("--no-echo", action="store_true", help="print the answer without the prompt")
-    p.add_argument("--stats", action="store_true", help="print speeds and memory on stderr at the end")
-    p.add_argument("--json", action="store_true", help="print the answer as one JSON object when it is complete")
-    _logprobs(p)
-    _device(p)
-    _sampling(p, temperature)
-    _model_options(p)
-
-
-def _sampling(p: argparse.ArgumentParser, temperature: float) -> None:
-    s = p.add_argument_group("sampling")
-    s.add_argument(
-        "-t", "--temperature", type=float, default=temperature, metavar="X", help="0: greedy (default: %(default)s)"
-    )
-    s.add_argument("--top-k", type=int, default=0, metavar="K")
-    s.add_argument("--top-p", type=float, default=1.0, metavar="X")
-    s.add_argument("--min-p", type=float, default=0.0, metavar="X")
-    s.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X")
-    s.add_argument("--presence-penalty", type=float, default=0.0, metavar="X")
-    s.add_argument("--frequency-penalty", type=float, default=0.0, metavar="X")
-    s.add_argument("--penalty-window", type=int, default=0, metavar="N", help="tokens that penalties look back; 0: all")
-    s.add_argument("--logit-bias", action="append", default=[], metavar="ID=X", help="may be given again")
-    s.add_argument("--seed", type=int, metavar="N")
-    s.add_argument(
-        "--sampler",
-        choices=["llama2.c", "sample.py", "meta", "learning-lm-rs"],
-        help="the sampler of another program, with those of these settings that it has",
-    )
-
-
-def _device(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--device", metavar="NAME", help="cpu, numpy, cuda or cuda-sim (default: cpu where there is a C++ compiler)"
-    )
-    p.add_argument("--trust-code", action="store_true", help="on cuda: run machine code that the plan carries")
-    _device_options(p)
-
-
-def _device_options(p: argparse.ArgumentParser) -> None:
-    p.add_argument(
-        "--threads", type=_whole, default=0, metavar="N", help="on cpu (default: one for each physical core)"
-    )
-    p.add_argument(
-        "--expand",
-        choices=["auto", "always", "never"],
-        default="auto",
-        help="on numpy, expand 16-bit weights to f32 in memory",
-    )
+    add_meaning(p)
 
 
 def _show(p: argparse.ArgumentParser) -> None:
     p.description = "Without options: a summary of one page. A checkpoint is compiled in memory, its weights not read."
-    _model(p, "model", "a plan or a checkpoint; demo: our own")
+    add_model(p, "model", "a plan or a checkpoint; demo: our own")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--stage", choices=["traced", "optimised", "lowered"], help="the IR at this stage")
     what.add_argument(
@@ -373,12 +132,12 @@ def _show(p: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--memory", action="store_true", help="the memory map of a function: address by time")
     p.add_argument("--function", metavar="NAME", help="only this function: decode, prefill_32 …")
-    p.add_argument("--layer", type=_whole, metavar="N", help="only this layer")
+    p.add_argument("--layer", type=whole, metavar="N", help="only this layer")
     p.add_argument(
         "--format", choices=["text", "json", "dot", "svg"], help="dot and svg draw the graph, or the memory map"
     )
     p.add_argument("-o", "--output", metavar="FILE", help="write there instead of standard output")
-    _model_options(p)
+    add_model_options(p)
 
 
 def _opt(p: argparse.ArgumentParser) -> None:
@@ -389,7 +148,7 @@ def _opt(p: argparse.ArgumentParser) -> None:
         "--target", choices=["cpu", "numpy", "cuda"], default="numpy", help="whose templates (default: numpy)"
     )
     p.add_argument("--dtype", choices=["f32", "f16", "bf16"], default="bf16", help="for the pass cast (default: bf16)")
-    _quantization(p)
+    add_quantization(p)
     p.add_argument("--verify", action="store_true", help="check the input's rules too, and say on stderr that all held")
     p.add_argument("--time", action="store_true", help="what each pass did and how long it took, on stderr")
     p.add_argument("--list", action="store_true", help="list the passes and what each does")
@@ -401,7 +160,7 @@ def _report(p: argparse.ArgumentParser) -> None:
         "One self-contained HTML page: graph, passes, memory map, weights, kernels and code of a plan, or of a "
         "checkpoint compiled in memory. Two plans show their differences. No weight is read."
     )
-    _model(p, "model", "a plan or a checkpoint; demo: our own")
+    add_model(p, "model", "a plan or a checkpoint; demo: our own")
     p.add_argument("other", nargs="?", help="another one to compare it with")
     p.add_argument(
         "-o", "--output", metavar="FILE", help="the page to write (default: report.html; --json: standard output)"
@@ -418,7 +177,7 @@ def _report(p: argparse.ArgumentParser) -> None:
         "--flops", default="none", metavar="RATE", help="operations a second for it, as 2Tflop/s (default: none)"
     )
     p.add_argument("--target", choices=["cpu", "numpy", "cuda"], help="what a checkpoint is lowered for")
-    _model_options(p)
+    add_model_options(p)
 
 
 def _emit(p: argparse.ArgumentParser) -> None:
@@ -427,7 +186,7 @@ def _emit(p: argparse.ArgumentParser) -> None:
     p.add_argument("-o", "--output", required=True, metavar="DIR", help="the folder to write, new or empty")
     p.add_argument("--target", choices=["cpu"], default="cpu", help="what it runs on (default: cpu)")
     p.add_argument(
-        "--context", type=_whole, default=0, metavar="S", help="positions of the KV cache (default: the plan's)"
+        "--context", type=whole, default=0, metavar="S", help="positions of the KV cache (default: the plan's)"
     )
     p.add_argument(
         "--kv", choices=["f32", "f16", "bf16", "int8"], help="what the KV cache stores (default: as the plan)"
@@ -447,13 +206,13 @@ def _diff(p: argparse.ArgumentParser) -> None:
         "device), or a folder of arrays. With one side, the other is the interpreter. Exit code 0: they agree, 1: they "
         "part."
     )
-    _model(p, "model", "a plan or a checkpoint; demo: our own")
+    add_model(p, "model", "a plan or a checkpoint; demo: our own")
     p.add_argument("sides", nargs="*", metavar="SIDE", help="one or two; see above")
     what = p.add_mutually_exclusive_group()
     what.add_argument("-p", "--prompt", metavar="TEXT")
     what.add_argument("-f", "--file", metavar="FILE", help="its first tokens")
     what.add_argument("--ids", metavar="IDS", help="token ids (default: random ones, from a fixed seed)")
-    p.add_argument("-n", "--tokens", type=_whole, default=32, metavar="N", help="how many (default: %(default)s)")
+    p.add_argument("-n", "--tokens", type=whole, default=32, metavar="N", help="how many (default: %(default)s)")
     p.add_argument(
         "--function",
         choices=["score", "decode", "prefill"],
@@ -466,30 +225,30 @@ def _diff(p: argparse.ArgumentParser) -> None:
     p.add_argument("--dump", metavar="DIR", help="write every value as .npy, under Hugging Face's names")
     p.add_argument("--plot", metavar="FILE", help="error by depth: .svg, or .png with matplotlib")
     p.add_argument("--json", action="store_true", help="the same as data")
-    _device_options(p)
-    _model_options(p)
+    add_device_options(p)
+    add_model_options(p)
 
 
 def _eval(p: argparse.ArgumentParser) -> None:
     p.description = "How good a model is on a text, and what rounding or another change to it cost."
-    _model(p, "model", "a plan or a checkpoint; demo: our own")
+    add_model(p, "model", "a plan or a checkpoint; demo: our own")
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", metavar="FILE", help="perplexity on a UTF-8 text")
     what.add_argument("--tokens", metavar="FILE", help="on token ids: .bin (uint16, as llama2.c), .npy, .json, or text")
     what.add_argument("--choices", metavar="FILE", help='JSON lines of {"prompt", "choices", "answer"}')
     p.add_argument("--against", metavar="PLAN", help="the reference: KL divergence from it, and top-1 agreement")
-    p.add_argument("--window", type=_whole, default=0, metavar="N", help="positions seen at once (default: 512)")
-    p.add_argument("--stride", type=_whole, default=0, metavar="N", help="tokens scored a window (default: all)")
+    p.add_argument("--window", type=whole, default=0, metavar="N", help="positions seen at once (default: 512)")
+    p.add_argument("--stride", type=whole, default=0, metavar="N", help="tokens scored a window (default: all)")
     p.add_argument("--bos", choices=["auto", "yes", "no"], default="auto", help="begin each window with BOS")
-    p.add_argument("--limit", type=_whole, default=0, metavar="N", help="no more tokens, or questions, than these")
+    p.add_argument("--limit", type=whole, default=0, metavar="N", help="no more tokens, or questions, than these")
     p.add_argument("--json", action="store_true", help="the same as data")
-    _device(p)
-    _model_options(p)
+    add_device(p)
+    add_model_options(p)
 
 
 def _bench(p: argparse.ArgumentParser) -> None:
     p.description = "Times prompts (pp) and generation (tg); numbers may be lists, as -p 128,512."
-    _model(p, "model", "a plan or a checkpoint; demo: our own")
+    add_model(p, "model", "a plan or a checkpoint; demo: our own")
     p.add_argument("-p", "--prompt", type=_list, metavar="N", help="tokens of a prompt, 0: none (default: 512)")
     p.add_argument("-n", "--generate", type=_list, metavar="N", help="tokens to generate, 0: none (default: 128)")
     p.add_argument("-b", "--batch", type=_list, metavar="B", help="sequences generated side by side (default: 1)")
@@ -499,12 +258,12 @@ def _bench(p: argparse.ArgumentParser) -> None:
     form = p.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="the same as data")
     form.add_argument("--markdown", action="store_true", help="the table in Markdown")
-    _device(p)
-    _model_options(p)
+    add_device(p)
+    add_model_options(p)
 
 
 def _list(text: str) -> list[int]:
-    return [_whole(part) for part in text.split(",")]
+    return [whole(part) for part in text.split(",")]
 
 
 _list.__name__ = "list of whole numbers"
@@ -512,17 +271,17 @@ _list.__name__ = "list of whole numbers"
 
 def _profile(p: argparse.ArgumentParser) -> None:
     p.description = "Times every kernel of a step in a variant of the code that is made for it, on cpu and numpy."
-    _model(p, "model", "a plan or a checkpoint; demo: our own")
+    add_model(p, "model", "a plan or a checkpoint; demo: our own")
     p.add_argument("--function", default="decode", metavar="NAME", help="decode, prefill_N, score_N (default: decode)")
-    p.add_argument("--position", type=_whole, default=0, metavar="N", help="tokens in the cache before it (default: 0)")
+    p.add_argument("--position", type=whole, default=0, metavar="N", help="tokens in the cache before it (default: 0)")
     p.add_argument("--steps", type=int, default=30, metavar="N", help="how many are timed (default: %(default)s)")
     p.add_argument("--apart", action="store_true", help="each operation in a kernel of its own: time by operation")
     p.add_argument("--trace", metavar="FILE", help="write a trace that Perfetto and Chrome open")
     p.add_argument("--svg", metavar="FILE", help="draw the step: its layers and kernels as wide as their time")
     p.add_argument("-o", "--output", metavar="FILE", help="write the profile as JSON, for a report")
     p.add_argument("--json", action="store_true", help="print it as JSON")
-    _device(p)
-    _model_options(p)
+    add_device(p)
+    add_model_options(p)
 
 
 def _check(p: argparse.ArgumentParser) -> None:
@@ -530,11 +289,11 @@ def _check(p: argparse.ArgumentParser) -> None:
         "What weights, KV cache, arena and workspace take, and the largest context and batch that fit. No weight is "
         "read. Exit code 0: it fits, 1: it does not."
     )
-    _model(p, "model", "a plan, or a checkpoint that is not compiled yet; demo: our own")
+    add_model(p, "model", "a plan, or a checkpoint that is not compiled yet; demo: our own")
     p.add_argument("--memory", metavar="SIZE", help="as 8GiB or 500MB (default: what is free on the device)")
-    _device(p)
+    add_device(p)
     p.add_argument("--json", action="store_true", help="the same as data")
-    _model_options(p)
+    add_model_options(p)
 
 
 def _doctor(p: argparse.ArgumentParser) -> None:
