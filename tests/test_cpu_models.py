@@ -11,7 +11,7 @@ import pytest
 
 import graphllm
 from graphllm.cli import main
-from graphllm.compiler.native import build
+from graphllm.compiler.native import build, kept
 from graphllm.ir.printer import print_module
 from graphllm.plan.plan_file import PlanFile
 from graphllm.runtime.cores import logical_cores
@@ -194,4 +194,4 @@ def test_the_text_in_a_plan_is_never_built(checkpoint: Path, tmp_path: Path) -> 
     evil = forged(plan.path, tmp_path / "evil.gllm", texts={"source/cpu": "#error this must not be compiled"})
     model = graphllm.load(evil, device="cpu")
     assert model.engine.device.name == "cpu"
-    assert any(build.built(text) == library for library in build.built_libraries())
+    assert any(build.built(text) == library for library in kept.built_libraries())
