@@ -31,6 +31,7 @@ IMPORTS = {
     "numpy",
     "graphllm.codegen.kernels.numpy.attention",
     "graphllm.codegen.kernels.numpy.convert",
+    "graphllm.codegen.kernels.numpy.experts",
     "graphllm.codegen.kernels.numpy.swiglu",
 }
 GENERATED = re.compile(r"[a-z_]+_\d+|function_\w+|run|step|[a-z]+\d+")  # names of kernels, functions, variables

@@ -252,7 +252,7 @@ RECORDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "many steps": ("options", {"steps": {"context": 16, "prefill": list(range(2, 50))}}, "expected a few"),
     "a step of nothing": ("options", {"steps": {"context": 16, "prefill": [0]}}, "positive"),
     "a step of 2^40": ("options", {"steps": {"context": 16, "score": 2**40}}, "positive"),
-    "a cache of 32-bit integers": ("options", {"steps": {"context": 16, "kv_dtype": "i32"}}, "f32, f16, i8"),
+    "a cache of 32-bit integers": ("options", {"steps": {"context": 16, "kv_dtype": "i32"}}, "f32, f16, bf16, i8"),
     "slots without end": ("options", {"steps": {"context": 16, "slots": 2**40}}, "slots"),
     "groups of text": ("options", {"group": "64"}, "group"),
     "an unknown dtype": ("options", {"dtype": "i8"}, "dtype"),
