@@ -253,7 +253,7 @@ def sanitizer(s: Session) -> None:
         tool = shutil.which("compute-sanitizer")
         if tool is None or s.device != "cuda":
             raise FileNotFoundError("not on this machine")
-        run = [sys.executable, "-m", "graphllm.cli", "run", "demo", "--device", "cuda", "-p", "Once", "-n", "4"]
+        run = [sys.executable, "-m", "graphllm", "run", "demo", "--device", "cuda", "-p", "Once", "-n", "4"]
         for kind in ("memcheck", "racecheck", "initcheck"):
             done = subprocess.run(
                 [tool, "--tool", kind, "--error-exitcode", "9", *run], capture_output=True, text=True, timeout=60

@@ -271,7 +271,7 @@ def test_killed_again_and_again_every_line_is_answered_once(folder: Path, tmp_pa
     """kill -9 while it writes, until it is done."""
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(text) + "\n" for text in prompts(9, 150)))
-    command = [sys.executable, "-m", "graphllm.cli", "batch", str(folder / "m.gllm"), str(source), "-o", str(out)]
+    command = [sys.executable, "-m", "graphllm", "batch", str(folder / "m.gllm"), str(source), "-o", str(out)]
     command += ["--device", "numpy", "--slots", "3", "-n", "30", "-t", "1", "--seed", "4"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     sizes = [0]

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(folder: Path, *words: str) -> tuple[list[str], dict[str, str]]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GRAPHLLM_CACHE": str(folder / "cache"), "TERM": "xterm"}
     environment |= {"PROMPT_TOOLKIT_NO_CPR": "1"}
-    return [sys.executable, "-m", "graphllm.cli", "chat", "m.gllm", "--device", "numpy", *words], environment
+    return [sys.executable, "-m", "graphllm", "chat", "m.gllm", "--device", "numpy", *words], environment
 
 
 def piped(folder: Path, typed: str, *words: str) -> tuple[int, str, str]:

@@ -41,7 +41,7 @@ def environment(base: Path) -> dict[str, str]:
 
 def graphllm(base: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "graphllm.cli", *arguments],
+        [sys.executable, "-m", "graphllm", *arguments],
         cwd=base,
         env={**environment(base), "PYTHONPATH": str(Path(__file__).parents[1])},
         input=stdin,
@@ -239,7 +239,7 @@ class TestRun:
         refused(subprocess.CompletedProcess([], done.returncode, done.stdout, "\n".join(lines) + "\n"), *words)
 
     def test_the_readers_end_of_a_pipe_may_close(self, folder: Path) -> None:
-        command = f"{sys.executable} -m graphllm.cli run plan.gllm --ids '1 2' -n 200 --ignore-eos | head -c 5"
+        command = f"{sys.executable} -m graphllm run plan.gllm --ids '1 2' -n 200 --ignore-eos | head -c 5"
         done = subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, text=True, check=False)
         assert len(done.stdout) == 5
         assert "Traceback" not in done.stderr
@@ -247,7 +247,7 @@ class TestRun:
 
     def test_ctrl_c_ends_cleanly(self, folder: Path) -> None:
         process = subprocess.Popen(
-            f"{sys.executable} -m graphllm.cli run plan.gllm -n -1 --ignore-eos --context 2000000 --ids 1,2".split(),
+            f"{sys.executable} -m graphllm run plan.gllm -n -1 --ignore-eos --context 2000000 --ids 1,2".split(),
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -17,7 +17,7 @@ from tests.checkpoint_writers import random_tensors, write_huggingface
 from tests.model_zoo import ZOO
 from tests.small_tokenizer import write_tokenizer
 
-GRAPHLLM = f"'{sys.executable}' -m graphllm.cli"
+GRAPHLLM = f"'{sys.executable}' -m graphllm"
 RUN = f"{GRAPHLLM} run plan.gllm -n 3 --ignore-eos"
 
 

@@ -23,7 +23,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         made = ["--quantize", "int8", "--target", "cpu", "--bandwidth", "40GB/s", "-o", str(folder / "demo.html")]
-        subprocess.run([sys.executable, "-m", "graphllm.cli", "report", "demo", *made], check=True, cwd=ROOT)
+        subprocess.run([sys.executable, "-m", "graphllm", "report", "demo", *made], check=True, cwd=ROOT)
         example = [sys.executable, "examples/a_pass.py", "demo", "-o", str(folder / "pass.html")]
         subprocess.run(example, check=True, cwd=ROOT)
         with Browser(folder / "browser") as browser:

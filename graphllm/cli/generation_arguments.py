@@ -6,6 +6,7 @@ import argparse
 
 from graphllm.cli.shared_arguments import (
     add_device,
+    add_ends,
     add_logprobs,
     add_model,
     add_model_options,
@@ -52,15 +53,7 @@ def add_chat(p: argparse.ArgumentParser) -> None:
     p.add_argument("--system", metavar="TEXT", help="what the model is told first")
     add_template(p)
     p.add_argument("--load", metavar="FILE", help="go on with a chat that /save has saved")
-    p.add_argument(
-        "-n",
-        "--max-tokens",
-        type=int,
-        default=-1,
-        metavar="N",
-        help="at most N tokens an answer (default: until the model ends it)",
-    )
-    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be given again")
+    add_ends(p, -1, "default: until the model ends it")
     p.add_argument("--stats", action="store_true", help="what each answer took, on stderr")
     p.add_argument("--no-history", action="store_true", help="neither read nor keep what was typed in other chats")
     add_device(p)
@@ -77,10 +70,7 @@ def add_batch(p: argparse.ArgumentParser) -> None:
     add_model(p, "model", "a plan or a checkpoint; demo: our own")
     p.add_argument("input", help="a file of JSON lines")
     p.add_argument("-o", "--output", required=True, metavar="FILE", help="the file of answers, new or to go on with")
-    p.add_argument(
-        "-n", "--max-tokens", type=int, default=256, metavar="N", help="at most N tokens; -1: no limit (default: 256)"
-    )
-    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be given again")
+    add_ends(p, 256)
     p.add_argument("--ignore-eos", action="store_true", help="go on past end tokens")
     p.add_argument("--echo", action="store_true", help="the prompt is part of the answer")
     p.add_argument("-q", "--quiet", action="store_true", help="no progress, no last line")
@@ -96,15 +86,7 @@ def _generation(p: argparse.ArgumentParser, temperature: float, max_tokens: int)
     prompt.add_argument("-p", "--prompt", metavar="TEXT")
     prompt.add_argument("-f", "--file", metavar="FILE", help="read the prompt from a UTF-8 file, less its last newline")
     prompt.add_argument("--ids", metavar="IDS", help='token ids instead of text, "1 403 407"; ids are printed')
-    p.add_argument(
-        "-n",
-        "--max-tokens",
-        type=int,
-        default=max_tokens,
-        metavar="N",
-        help="at most N tokens; -1: no limit (default: %(default)s)",
-    )
-    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be given again")
+    add_ends(p, max_tokens)
     p.add_argument("--ignore-eos", action="store_true", help="go on past end tokens")
     p.add_argument("--no-echo", action="store_true", help="print the answer without the prompt")
     p.add_argument("--stats", action="store_true", help="print speeds and memory on stderr at the end")

@@ -103,6 +103,14 @@ def add_template(p: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ends(p: argparse.ArgumentParser, max_tokens: int, without: str = "-1: no limit (default: %(default)s)") -> None:
+    """Where an answer ends; ``without`` tells what -1, or nothing, means."""
+    p.add_argument(
+        "-n", "--max-tokens", type=int, default=max_tokens, metavar="N", help=f"at most N tokens an answer; {without}"
+    )
+    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be given again")
+
+
 def add_logprobs(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--logprobs",

@@ -112,7 +112,5 @@ def _checked(nvrtc: Any, returned: tuple[Any, ...]) -> Any:
 
 
 def _name(nvrtc: Any, status: Any) -> str:
-    try:
-        return str(nvrtc.nvrtcGetErrorString(status)[1].decode())
-    except Exception:
-        return str(status)
+    failed, name = nvrtc.nvrtcGetErrorString(status)
+    return str(status) if int(failed) != 0 else str(name.decode())

@@ -11,6 +11,7 @@ What torch and rand would draw cannot be drawn again without them: but for run.c
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -43,7 +44,7 @@ def make_sampler(config: SamplerConfig, vocab: int, allowed: int) -> TokenChoose
     return _KINDS[config.variant](config, vocab, allowed)
 
 
-class _Variant:
+class _Variant(ABC):
     """A seed, a stream of numbers from it, and the logits of tokens that exist."""
 
     def __init__(self, config: SamplerConfig, vocab: int, allowed: int) -> None:
@@ -65,8 +66,9 @@ class _Variant:
     def _greedy(self, logits: NDArray[np.float32]) -> int:
         return int(logits.argmax())
 
+    @abstractmethod
     def _draw(self, logits: NDArray[np.float32]) -> int:
-        raise NotImplementedError
+        """A token by the logits of those that exist, f32 [allowed]."""
 
 
 class Llama2cSampler(_Variant):

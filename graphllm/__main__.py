@@ -1,4 +1,4 @@
-"""``python -m graphllm.cli``: the same as ``graphllm``."""
+"""``python -m graphllm``: the same as ``graphllm``, where the command is not on the path."""
 
 from __future__ import annotations
 
