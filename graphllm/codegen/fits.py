@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from graphllm.codegen.product import product_of
+from graphllm.codegen.product_reader import product_of
 from graphllm.ir.core import Operation, Value, Weight
 
 AFTER_PRODUCT: Final = frozenset(

@@ -21,7 +21,8 @@ from graphllm.codegen.cpu.linear import write_product
 from graphllm.codegen.fits import fits_experts
 from graphllm.codegen.layout import Layouts
 from graphllm.codegen.lone import Writer, write_kernel
-from graphllm.codegen.product import PRODUCTS, product_of
+from graphllm.codegen.product import PRODUCTS
+from graphllm.codegen.product_reader import product_of
 from graphllm.codegen.text import KernelText, argument, live_values, printable, row_count, wrapped
 from graphllm.errors import PlanError
 from graphllm.ir.core import Function, Module, Operation, State, Weight

@@ -21,7 +21,8 @@ from graphllm.codegen.cuda.part import Part
 from graphllm.codegen.cuda.target import ROOM, chunks_of
 from graphllm.codegen.layout import Layouts
 from graphllm.codegen.lone import write_kernel
-from graphllm.codegen.product import PRODUCTS, product_of
+from graphllm.codegen.product import PRODUCTS
+from graphllm.codegen.product_reader import product_of
 from graphllm.codegen.text import KernelText, live_values, printable, row_count, wrapped
 from graphllm.errors import PlanError
 from graphllm.ir.core import Function, Module, Operation, State, Value, Weight

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, gcd
+from math import ceil
 from typing import Final
 
 from graphllm.codegen.fits import AFTER_PRODUCT, converts_weight, fits_gather
-from graphllm.codegen.product import PRODUCTS, Branch, HeadNorm, Product, Rounded, Turn, product_of
+from graphllm.codegen.product import PRODUCTS, Branch, HeadNorm, Product, Rounded, Turn
+from graphllm.codegen.product_reader import product_of
 from graphllm.ir.core import Operation, Value
 from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.target import Target, Template
@@ -79,8 +80,7 @@ def unit_of(p: Product, preferred: int) -> int:
     """
     if p.pieces == 2 or (len(p.branches) == 1 and not p.branches[0].of_heads):
         return preferred
-    edges = gcd(*(e for b in p.branches for e in (b.first, b.first + b.width)), p.columns)
-    units = [n for n in range(1, edges + 1) if edges % n == 0 and all(_holds(b, n) for b in p.branches)]
+    units = [n for n in range(1, p.edges + 1) if p.edges % n == 0 and all(_holds(b, n) for b in p.branches)]
     small = [n for n in units if n <= preferred]
     return small[-1] if small else next(iter(units), 0)
 
