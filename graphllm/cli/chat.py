@@ -68,6 +68,11 @@ class Dialogue:
                 if not self.lines.interactive:
                     raise
                 say(str(error))
+            except KeyboardInterrupt:  # before an answer began, or in a command
+                if not self.lines.interactive:
+                    raise
+                self._again = text
+                say("stopped")
         return 0
 
     def _take(self, text: str) -> None:
@@ -85,7 +90,10 @@ class Dialogue:
         except ContextFullError as full:
             if not self._dropped(full):
                 self._again = text
-                raise
+                if not full.drops or not self.lines.interactive:
+                    raise
+                say("nothing was forgotten; /drop N, /reset or a shorter message makes room")
+                return
             turn = self.chat.say(text, **self.how)
         except GraphLLMError:
             self._again = text
@@ -117,14 +125,17 @@ class Dialogue:
 
     def _dropped(self, full: ContextFullError) -> bool:
         """Whether the oldest exchanges were dropped, because the person wants it."""
-        if not full.drops:
+        if not full.drops or not self.lines.interactive:
             return False
-        count, left = full.drops[-1]
-        what = "the oldest exchange" if count == 1 else f"the oldest {count} exchanges"
-        say(f"the dialogue has {full.needed} tokens and there are {full.context} positions")
-        if not self.lines.confirm(f"Forget {what} ({left} tokens are left) and go on?"):
+        counts = [str(count) for count, _ in full.drops]
+        choices = " or ".join(f"{count} ({left} tokens are left)" for count, left in full.drops)
+        say(f"context: the dialogue has {full.needed} tokens, and there are {full.context} positions")
+        said = self.lines.ask(f"Forget the oldest exchanges, {choices}, and go on? [{'/'.join([*counts, 'N'])}]")
+        if said in ("y", "yes"):
+            said = counts[0]
+        if said not in counts:
             return False
-        self.chat.drop(count)
+        self.chat.drop(int(said))
         return True
 
     def _show(self, pieces: Iterable[str]) -> None:

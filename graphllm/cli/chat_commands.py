@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graphllm.cli.terminal import say
+from graphllm.cli.terminal import harmless, say
 from graphllm.errors import RunError
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def _system(dialogue: Dialogue, rest: str) -> None:
     if rest:
         dialogue.chat.set_system(rest)
     else:
-        print(dialogue.chat.system or "(none)", flush=True)
+        print(harmless(dialogue.chat.system or "(none)"), flush=True)
 
 
 def _undo(dialogue: Dialogue, rest: str) -> None:
@@ -76,15 +78,22 @@ def _drop(dialogue: Dialogue, rest: str) -> None:
 def _save(dialogue: Dialogue, rest: str) -> None:
     if not rest:
         raise RunError("/save: expected a file to save to")
-    dialogue.chat.save(rest)
+    dialogue.chat.save(_path(rest))
     say(f"saved: {rest}")
 
 
 def _load(dialogue: Dialogue, rest: str) -> None:
     if not rest:
         raise RunError("/load: expected a file to load")
-    dialogue.chat.load(rest)
+    dialogue.chat.load(_path(rest))
     say(f"loaded: {rest}, {len(dialogue.chat.messages)} messages, {len(dialogue.chat.ids())} tokens")
+
+
+def _path(name: str) -> Path:
+    """No shell reads these lines, and people write as if one did."""
+    with suppress(RuntimeError):  # a user whom nobody knows
+        return Path(name).expanduser()
+    return Path(name)
 
 
 def _tokens(dialogue: Dialogue, rest: str) -> None:

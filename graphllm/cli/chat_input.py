@@ -26,8 +26,8 @@ class Reader(Protocol):
         """The next message, None at the end. ``again`` is offered for editing. KeyboardInterrupt for Ctrl-C."""
         ...
 
-    def confirm(self, question: str) -> bool:
-        """Whether the person says yes; no where there is none."""
+    def ask(self, question: str) -> str:
+        """What the person says to it; '' where there is none, and for Ctrl-C and Ctrl-D."""
         ...
 
 
@@ -50,8 +50,8 @@ class _Lines:
             block.append(line)
         return "\n".join(block).removesuffix(_QUOTES)
 
-    def confirm(self, question: str) -> bool:
-        return False
+    def ask(self, question: str) -> str:
+        return ""
 
     def _line(self) -> str | None:
         data = sys.stdin.buffer.readline(_LONGEST + 1)
@@ -70,11 +70,11 @@ class _Editor:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.completion import WordCompleter
         from prompt_toolkit.key_binding import KeyBindings
+        from prompt_toolkit.shortcuts import CompleteStyle
 
         keys = KeyBindings()
 
         @keys.add("escape", "enter")
-        @keys.add("c-j")
         def _(event: Any) -> None:  # pyright: ignore[reportUnusedFunction]  # by its decorator
             event.current_buffer.insert_text("\n")
 
@@ -83,6 +83,7 @@ class _Editor:
             key_bindings=keys,
             completer=WordCompleter(commands, sentence=True),
             complete_while_typing=False,
+            complete_style=CompleteStyle.READLINE_LIKE,  # a menu keeps eight lines free below every prompt
             enable_open_in_editor=True,
             prompt_continuation="  ",
         )
@@ -98,12 +99,12 @@ class _Editor:
             text = text.removeprefix(_QUOTES).removesuffix(_QUOTES)
         return text
 
-    def confirm(self, question: str) -> bool:
+    def ask(self, question: str) -> str:
         from prompt_toolkit import prompt
 
         with suppress(EOFError, KeyboardInterrupt):
-            return prompt(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-        return False
+            return prompt(f"{question} ").strip().lower()
+        return ""
 
 
 def _history() -> Any:

@@ -59,7 +59,7 @@ def complain(error: GraphLLMError) -> None:
 
 
 # What drives a terminal, but for the end of a line and a tab.
-_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+_CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)} | {13: ""}
 
 
 def harmless(text: str) -> str:
