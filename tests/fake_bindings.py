@@ -242,6 +242,17 @@ class FakeCuda:
         self._things[event] = self.gpu.mark()
         return ()
 
+    def _cuEventRecordWithFlags(self, event: int, stream: Any, flags: Any) -> tuple[Any, ...]:
+        assert self._capture is not None
+        assert flags == self._real.CUevent_record_flags.CU_EVENT_RECORD_EXTERNAL
+        assert event in self.held["events"]
+        self._things[event] = len(self._capture)  # launches ahead of it
+        return ()
+
+    def _cuEventElapsedTime(self, start: int, end: int) -> tuple[Any, ...]:
+        assert self.gpu.waiting == 0, "the graph has not been waited for"
+        return (0.25 * (self._things[end] - self._things[start]),)  # milliseconds
+
     def _cuEventQuery(self, event: int) -> tuple[Any, ...]:
         self.gpu.wait(self._things[event])
         return ()

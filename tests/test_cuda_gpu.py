@@ -52,6 +52,30 @@ def test_a_model_runs_on_it() -> None:
             e.truncate(0)
 
 
+def test_launches_that_are_timed_do_not_overlap_and_have_events_between() -> None:
+    cuda = FakeCuda()
+    own, _ = on_gpu(cuda)
+    here = engine(lowered("one_layer"))
+    cuda.calls.clear()
+    taken, ends = own.device.time_launches("decode", [3], 0, 0)  # type: ignore[attr-defined]
+    assert ends == [250_000]
+    assert taken > 0
+    drawn = [c for c in cuda.calls if c in ("cuEventRecordWithFlags", "cuLaunchKernelEx", "cuGraphGetEdges")]
+    assert drawn == ["cuEventRecordWithFlags", "cuLaunchKernelEx", "cuEventRecordWithFlags"]
+    own.device.time_launches("decode", [3], 0, 0)  # type: ignore[attr-defined]
+    assert cuda.calls.count("cuGraphInstantiate") == 1
+    here.step(3)
+    assert np.array_equal(own.device.row(5, 1, 0), here.step(5))  # the cache is as any step leaves it
+    own.device.close()
+
+
+def test_memory_is_filled_to_see_how_fast() -> None:
+    cuda = FakeCuda(room=1 << 20)
+    own, _ = on_gpu(cuda)
+    assert own.device.fill_rate(1) > 0  # type: ignore[attr-defined]
+    assert cuda.calls.count("cuMemsetD8Async") == 8 + 2
+
+
 def test_everything_is_let_go() -> None:
     cuda = FakeCuda()
     own, gpu = on_gpu(cuda)

@@ -11,7 +11,7 @@ def run(a: argparse.Namespace) -> int:
     from graphllm.cli.loading import load_model
     from graphllm.cli.terminal import Meter
     from graphllm.errors import RunError
-    from graphllm.measure.bandwidth import read_bandwidth
+    from graphllm.measure.bandwidth import bandwidth_of
     from graphllm.measure.bench.cases import cases
     from graphllm.measure.bench.run import Subject, bench
     from graphllm.measure.bench.text import bench_text
@@ -33,7 +33,7 @@ def run(a: argparse.Namespace) -> int:
         prompts = a.prompt if a.prompt is not None else [min(512, room)]
         generations = a.generate if a.generate is not None else [min(128, room)]
         chosen = cases(prompts, generations, batches, depths)
-        rate = read_bandwidth(a.threads).bytes_per_second
+        rate = bandwidth_of(subjects[0].model.engine.device, a.threads)
         found = bench(subjects, chosen, a.rounds, bandwidth=rate, done=meter)
     print(json.dumps(found.as_json(), indent=1) if a.json else bench_text(found, markdown=a.markdown))
     return 0

@@ -7,21 +7,22 @@ import json
 
 
 def run(a: argparse.Namespace) -> int:
-    from graphllm.cli.device import named_device
     from graphllm.cli.loading import load_model
     from graphllm.cli.output import write_text
     from graphllm.cli.terminal import Meter, say
-    from graphllm.measure.bandwidth import read_bandwidth
+    from graphllm.compiler.targets import resolve_device
+    from graphllm.measure.bandwidth import bandwidth_of
     from graphllm.measure.profile.run import What, flop_rate, profile
     from graphllm.measure.profile.text import chrome_trace, profile_text
     from graphllm.view.flame import flame_svg
 
-    target, _ = named_device(a.device)
     with Meter() as meter:
         model = load_model(a, meter)
     what = What(a.function, a.position, a.steps, a.apart)
-    rate = read_bandwidth(a.threads).bytes_per_second
-    found = profile(model, target, what, threads=a.threads, read_rate=rate, flop_rate=flop_rate(), say=say)
+    on_host = model.engine.device.name in ("cpu", "numpy")
+    rates = bandwidth_of(model.engine.device, a.threads), flop_rate() if on_host else 0.0
+    _, number, _ = resolve_device(a.device)
+    found = profile(model, what, threads=a.threads, number=number, read_rate=rates[0], flop_rate=rates[1], say=say)
     if a.trace is not None:
         write_text(a.trace, json.dumps(chrome_trace(found)))
     if a.svg is not None:

@@ -17,6 +17,8 @@ import numpy as np
 from graphllm.compiler.native.build import built
 from graphllm.errors import GraphLLMError
 from graphllm.runtime.cores import physical_cores
+from graphllm.runtime.cuda.device import CudaDevice
+from graphllm.runtime.device import Device
 from graphllm.runtime.memory import available_bytes
 
 SOURCE: Final = Path(__file__).with_name("streaming_read.cpp")
@@ -63,6 +65,16 @@ def read_bandwidth(threads: int = 0, *, buffer: int = 0, rounds: int = _ROUNDS) 
             return _numpy(threads, size, rounds)
         seconds = _fastest(lambda first, n: library.read_once(start + first, n), threads, size, rounds)
     return Bandwidth(size / seconds, "native", threads, size)
+
+
+def bandwidth_of(device: Device, threads: int = 0) -> float:
+    """Bytes a second of the memory that a device computes in, measured: a GPU's own is filled, this machine's is read.
+
+    0 for a GPU that is only played.
+    """
+    if isinstance(device, CudaDevice):
+        return 0.0 if device.name == "cuda-sim" else device.fill_rate()
+    return read_bandwidth(threads).bytes_per_second
 
 
 def reader_library() -> Path:

@@ -10,13 +10,19 @@ began, of the step whose length is the median of those measured.
     step_ns     the step, as its caller sees it
     read_rate   bytes a second that this machine reads, measured; 0 where it was not
     flop_rate   floating point operations a second that it does, measured; 0 where it was not
-    kernels     [{index, name, template, layer, ops, start_ns, ns, spread_ns, bytes, flops}]
-    spans       [{kernel, thread, start_ns, ns}]
+    kernels     [{index, name, template, layer, ops, start_ns, ns, spread_ns, bytes, flops, part, code, op_shares}]
+    spans       [{kernel, thread, start_ns, ns, part}]
+    plain_ns    the same step in the code that plans run as, the median; 0 where it was not measured
+    note        what must be known of the times, '' for nothing
 
 ``index`` is a kernel's place in its function's operations, ``name`` its first result's; ``ns`` runs from when the first
 thread begins it to when the last is done, ``spread_ns`` is between the quartiles of all steps measured. ``bytes`` are
 those it cannot do without: weights, activations, and the positions of the cache that it sees. A span is what one thread
-did of a kernel.
+did of a kernel. ``op_shares`` estimates the part of a kernel's time that each of its ``ops`` takes, by what it would
+take at least by itself: nobody can look into a fused kernel.
+
+On a GPU what is timed are launches: ``code`` is the kernel that is launched, ``part`` tells launches of one index apart
+(0, 1, …), ``bytes`` are what the launch plan counts.
 """
 
 from __future__ import annotations
@@ -44,16 +50,20 @@ class KernelTime:
     spread_ns: int
     bytes: int
     flops: int
+    part: int = 0
+    code: str = ""
+    op_shares: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """What one thread did of one kernel (its ``index``)."""
+    """What one thread did of one kernel (its ``index`` and ``part``)."""
 
     kernel: int
     thread: int
     start_ns: int
     ns: int
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,8 @@ class Profile:
     flop_rate: float
     kernels: tuple[KernelTime, ...]
     spans: tuple[Span, ...]
+    plain_ns: int = 0
+    note: str = ""
 
     @property
     def outside_ns(self) -> int:
@@ -109,7 +121,7 @@ def _read(cls: type[Any], data: object, where: str) -> Any:
     record = _object(data, where)
     values: dict[str, Any] = {}
     for field in fields(cls):
-        value = record.get(field.name)
+        value = record.get(field.name, field.default)
         match field.type:
             case "int" if type(value) is int:
                 pass
@@ -119,6 +131,11 @@ def _read(cls: type[Any], data: object, where: str) -> Any:
                 pass
             case "tuple[str, ...]" if isinstance(value, list | tuple):
                 value = tuple(map(str, cast("list[object]", value)))
+            case "tuple[float, ...]" if isinstance(value, list | tuple):
+                numbers = cast("list[object]", value)
+                if not all(type(x) in (int, float) for x in numbers):
+                    raise GraphLLMError(f"{where}: {field.name}: expected numbers, got {str(numbers)[:40]!r}")
+                value = tuple(float(cast(float, x)) for x in numbers)
             case "tuple[KernelTime, ...]" | "tuple[Span, ...]" if isinstance(value, tuple):
                 pass
             case _:

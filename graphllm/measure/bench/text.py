@@ -24,7 +24,8 @@ def bench_text(found: Bench, *, markdown: bool = False) -> str:
     rounds = len(found.timed[0][0].speeds)
     note = f"medians of {rounds} rounds"
     if found.bandwidth:
-        note += f"; this machine reads {bytes_text(int(found.bandwidth))}/s"
+        whose = "the GPU's memory takes" if found.about[0]["device"] == "cuda" else "this machine reads"
+        note += f"; {whose} {bytes_text(int(found.bandwidth))}/s"
     if ratios:
         note += f"; ratio: {found.names[0]} over {found.names[1]}, in the same round"
     return f"{table}\n\n{note}"

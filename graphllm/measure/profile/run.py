@@ -6,22 +6,26 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
+from statistics import median
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from graphllm.api import Model
-from graphllm.compiler.targets import BACKENDS, TargetName
+from graphllm.compiler.targets import BACKENDS, DeviceName, target_of
 from graphllm.errors import RunError
-from graphllm.ir.core import Function, Operation
+from graphllm.ir.core import Function, Module
 from graphllm.measure.diff.on_device import one_by_one
-from graphllm.measure.profile.clocks import Clock, Marks, clock
-from graphllm.measure.profile.cost import bytes_and_flops
+from graphllm.measure.profile.clocks import Clock, LaunchClock, Marks, Step, clock, run_step
+from graphllm.measure.profile.parts import Part
 from graphllm.passes.manager import run_passes
 from graphllm.passes.pipeline import lowering
+from graphllm.runtime.cuda.device import CudaDevice
 from graphllm.runtime.engine import Engine
 from graphllm.view.profile_data import KernelTime, Profile, Span
-from graphllm.view.scope import layer_of
+
+SIMULATED: Final = "times are the simulator's own: they say nothing of a GPU's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,62 +40,66 @@ class What:
 
 def profile(
     model: Model,
-    target: TargetName,
     what: What,
     *,
     threads: int = 0,
+    number: int = 0,
     read_rate: float = 0.0,
     flop_rate: float = 0.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Profile:
-    """Time a step of a model kernel by kernel.
+    """Time a step of a model kernel by kernel, on the device that it was loaded on.
 
     Args:
+        threads, number: of the device, where the code that tells times is put on one of its own.
         read_rate, flop_rate: of this machine, measured; 0 where they are not known.
 
     Raises:
-        RunError: a target that tells no times, a function that the model has not, more positions than its context.
+        RunError: a function that the model has not, more positions than its context.
+        NativeError, DeviceError: as ``load`` does.
     """
+    device = cast(DeviceName, model.engine.device.name)
     module = model.lowered
     if what.apart:
-        module, _ = run_passes(model.plan.module, lowering(one_by_one(BACKENDS[target].target)))
-    function = module.functions.get(what.function)
-    if function is None or what.steps < 1:
-        raise RunError(
-            f"profile: {what.steps} steps of {what.function}; expected 1 or more of {', '.join(module.functions)}"
-        )
-    told = clock(model.plan.file, module, target, threads=threads, say=say)
+        module, _ = run_passes(model.plan.module, lowering(one_by_one(BACKENDS[target_of(device)].target)))
+    function = _checked(module, what)
+    told = _clock(model, module, device, threads, number, say)
     engine = Engine(told.device, module)
     rows = function.inputs[0].type.shape[0]
-    if function.rows != "consecutive" and rows > 1:
-        raise RunError(f"profile: {what.function} takes several sequences; expected decode, prefill_N or score_N")
     if what.position + rows > engine.context or what.position < 0:
         raise RunError(f"profile: position {what.position}; expected at most {engine.context - rows}")
     random = Random(0)
     ids = [random.randrange(engine.vocab) for _ in range(what.position + rows)]
     if what.position:
         engine.feed(ids[: what.position])
-    steps = [_step(told, function, ids[what.position :], what.position) for _ in range(what.steps + 2)][2:]
-    order = np.argsort([end - start for start, end, _ in steps])
-    start, end, marks = steps[int(order[len(order) // 2])]
-    kernels = tuple(_kernels(function, steps, start, marks, what.position + rows))
+    own = ids[what.position :]
+    steps = [told.step(function, own, what.position) for _ in range(what.steps + 2)][2:]
+    plain = 0 if what.apart else _plain(model, function, ids, what)
+    simulated = device == "cuda-sim"
+    rates = (0.0, 0.0) if simulated else (read_rate, flop_rate)
+    middle = steps[int(np.argsort([step.ns for step in steps])[len(steps) // 2])]
+    parts = told.parts(function, what.position + rows)
+    kernels = tuple(_kernels(parts, steps, middle.marks, rates))
     spans = tuple(
-        Span(k.index, thread, int(row[2 * k.index]) - start, int(row[2 * k.index + 1] - row[2 * k.index]))
-        for k in kernels
-        for thread, row in enumerate(marks)
+        Span(part.index, thread, int(row[2 * i]), int(row[2 * i + 1] - row[2 * i]), part.part)
+        for i, part in enumerate(parts)
+        for thread, row in enumerate(middle.marks)
+        if row[2 * i + 1]
     )
     return Profile(
-        device=told.device.name,
+        device=device,
         threads=told.threads,
         function=what.function,
         rows=rows,
         position=what.position,
         steps=what.steps,
-        step_ns=end - start,
-        read_rate=read_rate,
-        flop_rate=flop_rate,
+        step_ns=middle.ns,
+        read_rate=rates[0],
+        flop_rate=rates[1],
         kernels=kernels,
         spans=spans,
+        plain_ns=plain,
+        note=SIMULATED if simulated else "",
     )
 
 
@@ -106,51 +114,64 @@ def flop_rate(size: int = 512, rounds: int = 4) -> float:
     return 2 * size**3 / min(times)
 
 
-Step = tuple[int, int, Marks]
+def _checked(module: Module, what: What) -> Function:
+    function = module.functions.get(what.function)
+    if function is None or what.steps < 1:
+        known = ", ".join(module.functions)
+        raise RunError(f"profile: {what.steps} steps of {what.function}; expected 1 or more of {known}")
+    if function.rows != "consecutive" and function.inputs[0].type.shape[0] > 1:
+        raise RunError(f"profile: {what.function} takes several sequences; expected decode, prefill_N or score_N")
+    return function
 
 
-def _step(told: Clock, function: Function, ids: Sequence[int], position: int) -> Step:
-    """(begin, end, marks) of one step."""
-    told.marks.fill(0)
-    start = time.perf_counter_ns()
-    if function.name == "decode":
-        told.device.row(ids[0], position, 0)
-    else:
-        told.device.block(function.name, ids, position, 0)
-    return start, time.perf_counter_ns(), told.marks.copy()
+def _clock(
+    model: Model, module: Module, device: DeviceName, threads: int, number: int, say: Callable[[str], None]
+) -> Clock:
+    own = model.engine.device
+    if isinstance(own, CudaDevice) and module is model.lowered:
+        return LaunchClock(own)  # the same kernels: they need not be told to tell times
+    return clock(model.plan.file, module, device, threads=threads, number=number, say=say)
 
 
-def _kernels(function: Function, steps: Sequence[Step], start: int, marks: Marks, seen: int) -> list[KernelTime]:
-    every: NDArray[np.int64] = np.array([_lengths(m) for _, _, m in steps])
+def _plain(model: Model, function: Function, ids: Sequence[int], what: What) -> int:
+    """Nanoseconds of the same step in the code that plans run as: the median."""
+    model.engine.truncate(0)
+    if what.position:
+        model.engine.feed(ids[: what.position])
+    times: list[int] = []
+    for _ in range(what.steps + 2):
+        begin = time.perf_counter_ns()
+        run_step(model.engine.device, function, ids[what.position :], what.position)
+        times.append(time.perf_counter_ns() - begin)
+    return round(median(times[2:]))
+
+
+def _kernels(
+    parts: Sequence[Part], steps: Sequence[Step], marks: Marks, rates: tuple[float, float]
+) -> list[KernelTime]:
+    every: NDArray[np.int64] = np.array([_lengths(step.marks) for step in steps])
     out: list[KernelTime] = []
-    for i, op in enumerate(function.ops):
-        begin, length = int(marks[:, 2 * i].min()), int(_lengths(marks)[i])
-        if not begin:
+    for i, part in enumerate(parts):
+        if not marks[:, 2 * i + 1].any():
             continue  # a window on something else: no code
         low, high = np.quantile(every[:, i], (0.25, 0.75))
-        moved, flops = bytes_and_flops(op, seen, 1)
-        out.append(
-            KernelTime(
-                index=i,
-                name=op.results[0].name,
-                template=op.template or op.name,
-                layer=layer if (layer := layer_of(op)) is not None else -1,
-                ops=tuple(_names(op)),
-                start_ns=begin - start,
-                ns=length,
-                spread_ns=int(high - low),
-                bytes=moved,
-                flops=flops,
-            )
-        )
+        begin = int(marks[:, 2 * i].min())
+        length, spread = int(_lengths(marks)[i]), int(high - low)
+        out.append(part.time(begin, length, spread, _shares(part, rates)))
     return out
+
+
+def _shares(part: Part, rates: tuple[float, float]) -> tuple[float, ...]:
+    """How a kernel's time may be shared out among its operations: by what each would take at least by itself."""
+    read, compute = rates
+    least = [
+        max(moved / read if read else float(moved), flops / compute if compute else 0.0) for moved, flops in part.own
+    ]
+    whole = sum(least)
+    return tuple(round(x / whole, 4) if whole else 1.0 / len(least) for x in least)
 
 
 def _lengths(marks: Marks) -> NDArray[np.int64]:
     """From the first thread's begin to the last one's end."""
     lengths: NDArray[np.int64] = marks[:, 1::2].max(axis=0) - marks[:, ::2].min(axis=0)
     return lengths
-
-
-def _names(op: Operation) -> list[str]:
-    return [o.name for o in op.body.ops] if op.body is not None else [op.name]

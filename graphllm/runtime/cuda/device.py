@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Lock
+from time import perf_counter_ns
 from typing import Any, Final
 from weakref import finalize
 
@@ -26,6 +27,8 @@ from graphllm.runtime.device import Choice, DeviceMemory, Logits, Row
 
 AHEAD: Final = 2  # graphs on their way while the host reads a token: one runs, one waits
 _WORD: Final = 4
+_TRIED: Final = 256 << 20  # bytes that are filled to see how fast: far more than caches hold
+_FILLS: Final = 8  # in a row, so that asking for them takes none of the time
 _DRAW: Final = (HEADER["random"], HEADER["random_low"] + 1)  # words that a draw is told by, and those between them
 
 
@@ -39,6 +42,9 @@ class CudaDevice:
         read_weight: a stored weight by name, as it lies in the plan.
         poison: fill the arena with NaN before every step, to show that no step reads what an earlier one left.
         progress: called with (bytes done, bytes in all) as weights are uploaded.
+
+    Attributes:
+        program: what it runs.
 
     Raises:
         DeviceError: memory cannot be had, or the device fails. The driver is closed then.
@@ -57,7 +63,7 @@ class CudaDevice:
         progress: Progress = lambda done, of: None,
     ) -> None:
         self.name = driver.name
-        self._driver, self._program, self._poison, self._lock = driver, program, poison, Lock()
+        self._driver, self.program, self._poison, self._lock = driver, program, poison, Lock()
         self._states = {name: module.states[name].type for name in program.states}
         self._close = finalize(self, driver.close)
         try:
@@ -75,6 +81,7 @@ class CudaDevice:
             raise
         self._sizes = sizes
         self._graphs: dict[tuple[str, int, bool], Any] = {}
+        self._timed: dict[tuple[str, int], Any] = {}
         self._sent: Any = None  # a mark behind the last step that was sent: until then its words must stay
         self._steps = 0  # that were sent
 
@@ -103,7 +110,7 @@ class CudaDevice:
 
     def prepare(self, function: str) -> None:
         """Make every graph of a function."""
-        stream = self._program.streams[function]
+        stream = self.program.streams[function]
         with self._lock:
             for chunks in stream.buckets:
                 self._graph(stream, chunks, False)
@@ -127,7 +134,7 @@ class CudaDevice:
         """``block`` without logits: nothing is waited for but the step before it."""
         rows = [(token, start + t, slot) for t, token in enumerate(tokens)]
         with self._lock:
-            self._send(self._program.streams[function], rows, len(tokens) - 1)
+            self._send(self.program.streams[function], rows, len(tokens) - 1)
             self._run(function, start + len(tokens), False)
 
     def tokens(
@@ -142,7 +149,7 @@ class CudaDevice:
             RunError: logits are not numbers, or something else was run on the device since the last token.
             DeviceError: the device fails.
         """
-        stream = self._program.streams["decode"]
+        stream = self.program.streams["decode"]
         with self._lock:
             self._send(stream, [(token, position, slot)], 0, choice)
             own = self._steps
@@ -174,15 +181,55 @@ class CudaDevice:
                 )
             yield chosen
 
+    def time_launches(self, function: str, tokens: Sequence[int], start: int, slot: int) -> tuple[int, list[int]]:
+        """``row`` or ``block``, its launches one after another: none starts before the one ahead of it has ended.
+
+        Returns:
+            Nanoseconds of the whole step, as the caller sees it; and when each of ``program``'s launches had ended,
+            since the first began.
+        """
+        stream, driver = self.program.streams[function], self._driver
+        rows = [(token, start + t, slot) for t, token in enumerate(tokens)]
+        with self._lock:
+            key = (function, self._bucket(stream, start + len(tokens)))
+            if key not in self._timed:
+                self._timed[key] = driver.timed([self._places.resolved(x, key[1]) for x in stream.launches])
+            begin = perf_counter_ns()
+            self._send(stream, rows, len(tokens) - 1)
+            driver.run(self._timed[key])
+            self._fetch_logits(stream)
+            return perf_counter_ns() - begin, driver.times(self._timed[key])
+
+    def fill_rate(self, rounds: int = 5) -> float:
+        """Bytes a second that the device's memory takes, the fastest of a few times that some of it is filled.
+
+        What it is tried on, at most 256 MB, stays allocated until the device is closed.
+        """
+        driver, times = self._driver, list[int]()
+        with self._lock:
+            size = min(_TRIED, driver.room() // 4)
+            at = driver.allocate(max(1, size))
+            for _ in range(rounds):
+                driver.wait(driver.mark())
+                begin = perf_counter_ns()
+                for _ in range(_FILLS):
+                    driver.fill(at, size, 0)
+                driver.wait(driver.mark())
+                times.append(perf_counter_ns() - begin)
+        return 1e9 * _FILLS * size / max(1, min(times))
+
     def _step(self, function: str, rows: Sequence[tuple[int, int, int]], row: int) -> Logits:
         """A step with its logits, as the function gives them."""
-        stream, driver = self._program.streams[function], self._driver
+        stream = self.program.streams[function]
         self._send(stream, rows, row)
         self._run(function, 1 + max(position for _, position, _ in rows), False)
+        return self._fetch_logits(stream)
+
+    def _fetch_logits(self, stream: Stream) -> Logits:
         count = stream.logits_shape[0] * stream.logits_shape[1]
         out = self._logits[:count]
-        driver.download(Address(self._places.arena + stream.logits), out.view(np.uint8))
-        driver.wait(driver.mark())
+        self._driver.download(Address(self._places.arena + stream.logits), out.view(np.uint8))
+        self._driver.wait(self._driver.mark())
         return out.reshape(stream.logits_shape)
 
     def _send(
@@ -227,10 +274,14 @@ class CudaDevice:
         self._driver.upload(at, words.view(np.uint8))
 
     def _run(self, function: str, positions: int, choosing: bool) -> None:
-        stream = self._program.streams[function]
+        stream = self.program.streams[function]
+        self._driver.run(self._graph(stream, self._bucket(stream, positions), choosing))
+
+    @staticmethod
+    def _bucket(stream: Stream, positions: int) -> int:
+        """Chunks of the graph for a step whose rows see so many positions."""
         chunks = -(-positions // max(1, stream.chunk))
-        bucket = next((b for b in stream.buckets if b >= chunks), stream.buckets[-1])
-        self._driver.run(self._graph(stream, bucket, choosing))
+        return next((b for b in stream.buckets if b >= chunks), stream.buckets[-1])
 
     def _graph(self, stream: Stream, chunks: int, choosing: bool) -> Any:
         if not any(launch.chunked for launch in stream.launches):

@@ -94,6 +94,17 @@ class Driver(Protocol):
         """Run the launches of a graph."""
         ...
 
+    def timed(self, launches: Sequence[Resolved]) -> Any:
+        """A graph in which no launch starts before the one ahead of it has ended, and that writes down when they do."""
+        ...
+
+    def times(self, graph: Any) -> list[int]:
+        """Nanoseconds at which each launch of a ``timed`` graph had ended, since the first began, when it ran last.
+
+        That run must have been waited for.
+        """
+        ...
+
     def mark(self) -> Any:
         """A mark behind all that was asked for so far."""
         ...

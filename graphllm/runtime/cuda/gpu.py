@@ -11,6 +11,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -125,20 +126,42 @@ class Gpu:
         self._calls("cuMemcpyDtoHAsync", data.ctypes.data, address, data.size, self._stream)
 
     def graph(self, launches: Sequence[Resolved]) -> Any:
+        return self._captured(launches, ())
+
+    def timed(self, launches: Sequence[Resolved]) -> _Timed:
+        # Events are nodes of the graph: between launches there is no host, only the few hundred ns that one takes.
+        self._enter()
+        flags = self._flag("CUevent_flags", "CU_EVENT_DEFAULT")
+        events = [self._calls("cuEventCreate", flags) for _ in range(len(launches) + 1)]
+        self._events += events
+        return _Timed(self._captured(launches, events), events)
+
+    def times(self, graph: _Timed) -> list[int]:
+        self._enter()
+        first, *ends = graph.events
+        return [round(1e6 * self._calls("cuEventElapsedTime", first, end)) for end in ends]
+
+    def _captured(self, launches: Sequence[Resolved], events: Sequence[Any]) -> Any:
+        """Launches as a graph; with ``events`` one is recorded ahead of the first and behind each, and none overlap."""
         self._enter()
         for launch in launches:
             self._let_share(launch)
+        overlaps = self.overlaps and not events
         mode = self._flag("CUstreamCaptureMode", "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
         self._calls("cuStreamBeginCapture", self._stream, mode)
         try:
+            for event in events[:1]:
+                self._record(event)
             for number, launch in enumerate(launches):
-                self._launch(launch, self.overlaps and number > 0)
+                self._launch(launch, overlaps and number > 0)
+                for event in events[number + 1 : number + 2]:
+                    self._record(event)
         except BaseException:
             self._calls.quietly("cuStreamEndCapture", self._stream)
             raise
         drawn = self._calls("cuStreamEndCapture", self._stream)
         try:
-            if self.overlaps:
+            if overlaps:
                 self.overlaps = self._overlapping(drawn) == len(launches) - 1
             graph = self._calls("cuGraphInstantiate", drawn, 0)
         finally:
@@ -149,7 +172,7 @@ class Gpu:
 
     def run(self, graph: Any) -> None:
         self._enter()
-        self._calls("cuGraphLaunch", graph, self._stream)
+        self._calls("cuGraphLaunch", graph.graph if isinstance(graph, _Timed) else graph, self._stream)
 
     def mark(self) -> _Mark:
         self._enter()
@@ -230,6 +253,11 @@ class Gpu:
         places = (ctypes.c_void_p * max(1, len(launch.arguments)))(*(base + 8 * i for i in range(len(values))))
         self._calls("cuLaunchKernelEx", config, self._kernel(launch), ctypes.addressof(places), 0)
 
+    def _record(self, event: Any) -> None:
+        """Draw an event into the graph that is being captured."""
+        external = self._flag("CUevent_record_flags", "CU_EVENT_RECORD_EXTERNAL")
+        self._calls("cuEventRecordWithFlags", event, self._stream, external)
+
     def _kernel(self, launch: Resolved) -> Any:
         kernel = self._kernels.get(launch.kernel)
         if kernel is None:
@@ -260,6 +288,14 @@ class Gpu:
 
     def _flag(self, kind: str, name: str) -> Any:
         return getattr(getattr(self._calls.types, kind), name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A graph with an event ahead of its first launch, and one behind each."""
+
+    graph: Any
+    events: list[Any]
 
 
 class _Mark:

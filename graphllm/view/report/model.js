@@ -70,8 +70,11 @@ class PlanModel {
     return this.functions.get(name);
   }
 
-  times(name) { // kernel index -> its time, where this function was profiled
-    return this.profile && this.profile.function === name ? new Map(this.profile.kernels.map((k) => [k.index, k])) : null;
+  times(name) { // kernel index -> {ns} of all its launches, where this function was profiled
+    if (!this.profile || this.profile.function !== name) return null;
+    const times = new Map();
+    this.profile.kernels.forEach((k) => times.set(k.index, { ns: k.ns + (times.has(k.index) ? times.get(k.index).ns : 0) }));
+    return times;
   }
 
   floor(kernel) { // seconds by the roofline
