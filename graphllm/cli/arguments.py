@@ -271,7 +271,7 @@ _list.__name__ = "list of whole numbers"
 
 def _profile(p: argparse.ArgumentParser) -> None:
     p.description = (
-        "Times every kernel of a step: in a variant of the code that is made for it, on a GPU with events between launches."
+        "Times every kernel of a step, in a variant of the code made for it; on a GPU with events between launches."
     )
     add_model(p, "model", "a plan or a checkpoint; demo: our own")
     p.add_argument("--function", default="decode", metavar="NAME", help="decode, prefill_N, score_N (default: decode)")
