@@ -22,7 +22,7 @@ from graphllm.frontends.overrides import Overrides
 from graphllm.ir.core import Module
 from graphllm.measure.diff.bisect import bisect_passes, bisect_weights
 from graphllm.measure.diff.compare import compare, half_split, interleaved
-from graphllm.measure.diff.explain import weight_difference
+from graphllm.measure.diff.explain import causes, weight_difference
 from graphllm.measure.diff.on_device import kept, one_by_one
 from graphllm.measure.diff.run import Difference, difference
 from graphllm.measure.diff.sides import How, open_subject, side
@@ -340,3 +340,45 @@ def test_a_machine_without_a_compiler_says_so(folder: Path) -> None:
         pytest.skip("there is a C++ compiler here")
     with pytest.raises(GraphLLMError, match="none found"):
         between(folder / "good.gllm", "interpreter", "cpu")
+
+
+class TestFromValues:
+    """Sides without IR, as transformers and dumps are: the difference speaks for itself."""
+
+    def said(self, name: str, change: Any, shape: tuple[int, int] = (6, 24)) -> tuple[str, ...]:
+        x = np.random.default_rng(0).standard_normal(shape)
+        a, b = Trace("a", 0.0), Trace("b", 0.0)
+        a.add(name, x)
+        b.add(name, change(x))
+        return tuple(causes(a, b, compare(a, b, 8), 8))
+
+    def test_a_bias(self) -> None:
+        vector = np.where(np.arange(24) % 2, 0.5, 0)
+        (said,) = self.said("model.layers.0.mlp.up_proj", lambda x: x + vector)
+        assert said == "every token is off by the same vector, in 12 of 24 elements: a bias, dropped or another"
+        interleaved_vector = half_split(vector[None], 8)
+        (said,) = self.said(
+            "model.layers.0.self_attn.k_proj", lambda x: half_split(x, 8) + interleaved_vector
+        )  # heads in the other order
+        assert "the same vector" in said
+
+    def test_rows_of_a_weight(self) -> None:
+        off = np.zeros(24)
+        off[[3, 17]] = 1
+        rng = np.random.default_rng(1)
+        (said,) = self.said("model.layers.2.mlp.down_proj", lambda x: x + off * rng.standard_normal((6, 1)))
+        assert said == "tokens are off in element 3, 17 and nowhere else: those rows of the weight"
+        (said,) = self.said("model.layers.2.self_attn.q_proj", lambda x: x + off * rng.standard_normal((6, 1)))
+        assert "in head 0, 2 and nowhere else" in said
+
+    def test_norms(self) -> None:
+        (said,) = self.said("model.layers.0.input_layernorm", lambda x: x * np.linspace(0.9, 0.95, 6)[:, None])
+        assert said == "each token is off by a factor, 0.9 to 0.95: the norm's eps"
+        (said,) = self.said("model.norm", lambda x: x * np.where(np.arange(24) == 5, 2, 1))
+        assert said == "elements 5 are off by a factor, the same in every token: the norm's weight"
+
+    def test_what_has_no_known_shape_is_not_guessed_at(self) -> None:
+        noise = np.random.default_rng(2).standard_normal((6, 24))
+        for name in ("model.layers.0.mlp.up_proj", "model.norm", "model.layers.0.mlp.act_fn"):
+            assert self.said(name, lambda x: x + noise) == ()
+        assert self.said("model.norm", lambda x: x * np.nan) == ()

@@ -1,7 +1,8 @@
 """Why two runs part where they do: what lies between the last values that agree and the first that does not.
 
 Where both have IR, the operations of that stretch are compared: one that only one of them has, attributes that differ,
-weights of one name with other numbers, and RoPE by what it did. What is found is told in order of how sure it is.
+weights of one name with other numbers, and RoPE by what it did. Where one has none, the difference itself is looked at
+(``from_values``). What is found is told in order of how sure it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from graphllm.ir.core import Operation, State, Weight
 from graphllm.ir.ops import dequantize, rope
 from graphllm.ir.printer import print_attr
 from graphllm.measure.diff.compare import Comparison, half_split, interleaved
+from graphllm.measure.diff.from_values import guesses
 from graphllm.measure.diff.points import ROTATED, ROTATION, point_of
 from graphllm.measure.diff.trace import Array, Floats, Source, Trace
 
@@ -29,7 +31,7 @@ def causes(a: Trace, b: Trace, found: Comparison, head: int) -> list[str]:
     point = found.parted.name
     out = _rotations(a, b, found, head) if point.endswith(ROTATED) else []
     if a.source is None or b.source is None:
-        return out
+        return out or guesses(a, b, found, head)
     first, second = stretch(a.source, point, found.agreed), stretch(b.source, point, found.agreed)
     out += _weights(a.source, b.source, first, second)
     out += _attributes(a.name, b.name, first, second)

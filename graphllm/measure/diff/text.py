@@ -33,10 +33,11 @@ def difference_text(d: Difference, *, every: bool = False) -> str:
 
 
 def worst_by_layer(found: Comparison) -> list[Point]:
-    """The point of largest relative error of every layer, those outside layers by themselves, in order."""
+    """The point of largest relative error of every layer, in order; alone those outside layers, and where they part."""
     out: list[Point] = []
     for point in found.points:
-        if out and point.layer is not None and out[-1].layer == point.layer:
+        apart = point is found.parted or (bool(out) and out[-1] is found.parted)
+        if out and point.layer is not None and out[-1].layer == point.layer and not apart:
             out[-1] = _worse(out[-1], point)
         else:
             out.append(point)
