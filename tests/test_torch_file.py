@@ -97,7 +97,7 @@ BOMBS: dict[str, tuple[bytes, str]] = {
     "long name": (b"\x80\x02c" + b"a" * 1000, "name without an end"),
     "bad text": (b"\x80\x02X\x01\x00\x00\x00\xff.", "not UTF-8"),
     "storage": (b"\x80\x02NQ.", "not a storage"),
-    "many": (b"\x80\x02" + b"N" * 2_000_001 + b".", "more than 2000000 instructions"),
+    "many": (b"\x80\x02" + b"N" * 1_000_001 + b".", "more than 1000000 instructions"),
     "instance": (b"\x80\x02(ios\nsystem\n.", "instruction b'i'"),
     "object": (b"\x80\x02(cos\nsystem\no.", "asks for 'os system'"),
     "extension": (b"\x80\x02\x82\x01.", "instruction"),

@@ -22,10 +22,10 @@ from graphllm.frontends.mapped_file import MappedFile, map_file
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_KEYS = 65_536
-MAX_TENSORS = 1_000_000
+MAX_TENSORS = 100_000
 MAX_NAME = 65_535
 MAX_TEXT = 16 << 20
-MAX_TEXTS = 4 << 20  # strings in one array; the largest vocabularies have 256 k tokens and twice as many merges
+MAX_TEXTS = 1 << 20  # strings in one array; the largest vocabularies have 256 k tokens and twice as many merges
 MAX_RANK = 4
 DEFAULT_ALIGNMENT = 32
 

@@ -21,7 +21,8 @@ from graphllm.frontends.checkpoint import StoredDType, TensorSource
 from graphllm.frontends.mapped_file import MappedFile, map_file
 from graphllm.plan.strict_json import parse_object
 
-MAX_HEADER = 100_000_000  # the reference library's cap
+MAX_HEADER = 25_000_000  # the reference library allows 100 MB, of which parsing would take half a minute
+MAX_TENSORS = 100_000  # the largest mixtures have a third of that, over all their files
 MAX_RANK = 16
 READABLE: dict[str, tuple[StoredDType, np.dtype[Any]]] = {
     "F32": ("f32", np.dtype("<f4")),
@@ -93,6 +94,8 @@ def parse_safetensors(file: MappedFile) -> SafetensorsFile:
     metadata = header.pop("__metadata__", {})
     if not is_text_map(metadata):
         raise CheckpointError(f"{path}: __metadata__; expected an object of strings")
+    if len(header) > MAX_TENSORS:
+        raise CheckpointError(f"{path}: {len(header)} tensors; expected at most {MAX_TENSORS} in a file")
     entries = {name: parse_entry(name, said, 8 + length, file) for name, said in header.items()}
     check_tiling(entries, 8 + length, file)
     return SafetensorsFile(file, entries, metadata)

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, cast
 Value: TypeAlias = Any  # None, bool, int, float, str, bytes, tuple, list, dict, or one of the three classes below
 
 MAX_BYTES = 16 << 20  # the pickle of a model with all of its optimizer is a few hundred kB
-MAX_STEPS = 2_000_000
+MAX_STEPS = 1_000_000  # some thirty a tensor
 MAX_INTEGER_BYTES = 8
 
 STORAGES: Final[dict[str, tuple[str, int]]] = {  # class of storage: dtype and bytes of an element

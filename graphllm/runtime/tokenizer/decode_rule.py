@@ -89,15 +89,38 @@ def _unsupported(decoder: str) -> TokenizerError:
 
 def check_growth(component: object, children: str = "normalizers") -> None:
     """Refuses a chain of replacements that could make a short text huge: "a" by "aa", fifty times over."""
-    growth = 1
+    growth, added = 1, 0
     for step in _steps(component, children) if component is not None else []:
         if step["type"] == "Replace":
             pattern = cast("dict[str, str]", step["pattern"])
             content = len(str(step["content"]))
             # An empty pattern and a regular expression may match between any two characters.
             growth *= max(1, -(-content // len(pattern["String"]))) if pattern.get("String") else 1 + content
+        elif step["type"] == "Prepend":
+            added += len(str(step["prepend"]))
+    if added > _MAX_GROWTH:
+        raise TokenizerError(f"{_WHERE}: {children}; expected at most {_MAX_GROWTH} characters in front, got {added}")
     if growth > _MAX_GROWTH:
         raise TokenizerError(f"{_WHERE}: {children}; expected texts to grow at most {_MAX_GROWTH} times, got {growth}")
+
+
+def check_template(processor: object) -> None:
+    """Refuses a template of special tokens that it does not define, where the library panics, or of very many."""
+    for step in _steps(processor, "processors") if processor is not None else []:
+        if step["type"] != "TemplateProcessing":
+            continue
+        known = cast("dict[str, dict[str, list[int]]]", step["special_tokens"])
+        length = 0
+        for piece in cast("list[dict[str, dict[str, str]]]", step["single"]):
+            if (token := piece.get("SpecialToken")) is None:
+                continue
+            if token["id"] not in known:
+                raise TokenizerError(f"{_WHERE}: post_processor: {token['id'][:40]!r} is none of its special tokens")
+            length += len(known[token["id"]]["ids"])
+        if length > _MAX_GROWTH:
+            raise TokenizerError(
+                f"{_WHERE}: post_processor: {length} special tokens about a text; expected at most {_MAX_GROWTH}"
+            )
 
 
 def _steps(component: object, children: str) -> list[dict[str, object]]:

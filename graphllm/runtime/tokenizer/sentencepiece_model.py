@@ -25,6 +25,7 @@ _PIECE_KINDS: Final[dict[int, PieceKind]] = {
     5: "unused",
     6: "byte",
 }
+_MOST_FIELDS = 1 << 20
 _MODEL_TYPES = {1: "unigram", 2: "BPE", 3: "word", 4: "char"}
 
 
@@ -109,7 +110,9 @@ def _check(where: str, proto: bytes) -> tuple[int, bool]:
     trainer: dict[int, int | bytes] = {}
     normalizer: dict[int, int | bytes] = {}
     try:
-        for number, value in protobuf.fields(proto):
+        for i, (number, value) in enumerate(protobuf.fields(proto)):
+            if i > _MOST_FIELDS:
+                raise TokenizerError(f"{where}: more than {_MOST_FIELDS} pieces; expected a vocabulary")
             if number == 2 and isinstance(value, bytes):
                 trainer |= dict(protobuf.fields(value))
             elif number == 3 and isinstance(value, bytes):

@@ -6,15 +6,15 @@ several megabytes of JSON a second time would double the load time.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from threading import Lock
 
 from graphllm.errors import TokenizerError
-from graphllm.runtime.tokenizer.decode_rule import check_growth, read_decode_rule
+from graphllm.runtime.tokenizer.decode_rule import check_growth, check_template, read_decode_rule
+from graphllm.runtime.tokenizer.panics import library_errors
 from graphllm.runtime.tokenizer.settings import Settings
-from graphllm.runtime.tokenizer.tokenizer import END_NAMES, Tokenizer, one_line
+from graphllm.runtime.tokenizer.tokenizer import END_NAMES, Tokenizer
 
 _WHERE = "tokenizer.json"
 
@@ -27,7 +27,7 @@ class JsonTokenizer(Tokenizer):
         from tokenizers.models import BPE
 
         super().__init__(where)
-        with _library_errors("cannot be read"):
+        with library_errors(_WHERE, "cannot be read"):
             library = Library.from_buffer(blob)
             model = library.model
             if not isinstance(model, BPE):
@@ -38,6 +38,7 @@ class JsonTokenizer(Tokenizer):
             if model.dropout is not None:
                 model.dropout = None
             check_growth(library.normalizer)
+            check_template(library.post_processor)
             rule = read_decode_rule(library.decoder)
             added = library.get_added_tokens_decoder()
             self.vocab_size = library.get_vocab_size(with_added_tokens=True)
@@ -59,7 +60,7 @@ class JsonTokenizer(Tokenizer):
         return self._library.token_to_id(token) if token else None
 
     def _encode(self, text: str, *, add_special: bool, special: bool | None) -> list[int]:
-        with self._lock, _library_errors("cannot encode this text"):
+        with self._lock, library_errors(_WHERE, "cannot encode this text"):
             self._library.encode_special_tokens = special is False
             return self._library.encode(text, add_special_tokens=add_special).ids
 
@@ -85,7 +86,7 @@ class JsonTokenizer(Tokenizer):
             self._special_pattern.sub(lambda match: twins[match[0]], text) if special else text
             for text, special in parts
         )
-        with self._lock, _library_errors("cannot encode this text"):
+        with self._lock, library_errors(_WHERE, "cannot encode this text"):
             meant: dict[int, int] = {}
             for name, twin in twins.items():
                 i = self.special_names[name]
@@ -101,16 +102,3 @@ class JsonTokenizer(Tokenizer):
     def _look_up(self, token: int) -> tuple[bytes, bool]:
         text = self._library.id_to_token(token)
         return (b"", False) if text is None else (self._rule.bytes_of(text), token in self._special)
-
-
-@contextmanager
-def _library_errors(what: str) -> Generator[None]:
-    """The library raises bare Exception, and its Rust panics arrive as a BaseException that has no public name."""
-    try:
-        yield
-    except TokenizerError:
-        raise
-    except BaseException as e:
-        if isinstance(e, MemoryError) or not (isinstance(e, Exception) or type(e).__name__ == "PanicException"):
-            raise
-        raise TokenizerError(f"{_WHERE}: {what}; {one_line(e)}") from None
