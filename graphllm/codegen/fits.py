@@ -1,4 +1,4 @@
-"""Which groups of operations the C++ and CUDA generators can hold in one kernel: what their templates' ``fits`` ask."""
+"""What the C++ and CUDA generators can hold in one kernel: their templates, and what these ask of a group."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Final
 
 from graphllm.codegen.product_reader import product_of
 from graphllm.ir.core import Operation, Value, Weight
+from graphllm.ir.ops.sequence import ATTENTION
+from graphllm.ir.target import Fits, Template
 
-AFTER_PRODUCT: Final = frozenset(
+_AFTER_PRODUCT: Final = frozenset(
     {"add", "split", "reshape", "rmsnorm", "rope", "quantize_rows", "kv_write", "silu", "mul"}
 )
 
@@ -54,3 +56,19 @@ def fits_gather(ops: Sequence[Operation], handed_out: Sequence[Value]) -> bool:
             )
         case _:
             return False
+
+
+def products(fits: Fits) -> tuple[Template, ...]:
+    """Kernels around a matrix product, of floats and of integers, for whoever can hold groups that ``fit``."""
+    lead = frozenset({"rmsnorm", "take_rows", "cast"})
+    return (
+        Template("linear", "linear", lead | {"dequantize"}, _AFTER_PRODUCT, fits),
+        Template("linear", "linear_int8", lead | {"quantize_rows"}, _AFTER_PRODUCT, fits),
+    )
+
+
+ATTENTIONS: Final = tuple(Template("attention", op, frozenset(), frozenset({"reshape"})) for op in sorted(ATTENTION))
+GATHERS: Final = (
+    Template("embed", "dequantize", frozenset({"embed"}), frozenset(), fits_gather),
+    Template("embed", "embed", frozenset({"dequantize"}), frozenset({"cast"}), fits_gather),
+)

@@ -122,18 +122,6 @@ def per_row(value: Value, dimensions: int = 1) -> int:
     return prod(value.type.shape[1:-dimensions])
 
 
-def argument(root: Value, weights: dict[str, int], states: dict[str, int]) -> str:
-    """What a step passes for a pointer to a root."""
-    kind = C_TYPES[root.type.dtype]
-    if isinstance(root, Weight):
-        return f"model.weight<{kind}>({weights[root.name]})"
-    if isinstance(root, State):
-        return f"model.state<{kind}>({states[root.name]})"
-    if root.arena is None:
-        raise PlanError(f"{root.ref}: has no place in the arena")
-    return f"step.at<{kind}>({root.arena})"
-
-
 def live_values(function: Function, rows: int) -> frozenset[int]:
     """Values of which row t belongs to row t of the step: those of blank rows need not be computed."""
     live = {id(v) for v in function.inputs if v.name in INPUTS[:3]}

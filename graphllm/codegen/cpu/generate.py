@@ -23,9 +23,9 @@ from graphllm.codegen.layout import Layouts
 from graphllm.codegen.lone import Writer, write_kernel
 from graphllm.codegen.product import PRODUCTS
 from graphllm.codegen.product_reader import product_of
-from graphllm.codegen.text import KernelText, argument, live_values, printable, row_count, wrapped
+from graphllm.codegen.text import C_TYPES, KernelText, live_values, printable, row_count, wrapped
 from graphllm.errors import PlanError
-from graphllm.ir.core import Function, Module, Operation, State, Weight
+from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
 from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.printer import print_operation
 
@@ -305,9 +305,21 @@ def _call(unit: _Unit, function: Function, op: Operation, text: KernelText) -> _
     if not stem:
         return None
     kernel = unit.kernel(stem, text, print_operation(op, indent=""))
-    arguments = [argument(p.root, unit.weights, unit.states) for p in text.parameters]
+    arguments = [_argument(p.root, unit.weights, unit.states) for p in text.parameters]
     arguments += [f"step.at<unsigned char>({text.shared[0]})"] if text.shared is not None else []
     return _Call(kernel, tuple(arguments), (*_touches(text), *_scratch(text)))
+
+
+def _argument(root: Value, weights: dict[str, int], states: dict[str, int]) -> str:
+    """What a step passes for a pointer to a root."""
+    kind = C_TYPES[root.type.dtype]
+    if isinstance(root, Weight):
+        return f"model.weight<{kind}>({weights[root.name]})"
+    if isinstance(root, State):
+        return f"model.state<{kind}>({states[root.name]})"
+    if root.arena is None:
+        raise PlanError(f"{root.ref}: has no place in the arena")
+    return f"step.at<{kind}>({root.arena})"
 
 
 def _touches(text: KernelText) -> list[_Touched]:

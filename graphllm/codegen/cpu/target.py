@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from graphllm.codegen.fits import AFTER_PRODUCT, converts_weight, fits_experts, fits_gather, fits_product
+from graphllm.codegen.fits import ATTENTIONS, GATHERS, converts_weight, fits_experts, fits_product, products
 from graphllm.codegen.product import PRODUCTS
 from graphllm.ir.core import Operation
 from graphllm.ir.ops.sequence import ATTENTION
@@ -33,35 +33,10 @@ def scratch_bytes(op: Operation) -> int:
 CPU: Final = Target(
     name="cpu",
     templates=(
-        Template(
-            "linear",
-            anchor="linear",
-            before=frozenset({"rmsnorm", "take_rows", "cast", "dequantize"}),
-            after=AFTER_PRODUCT,
-            fits=fits_product,
-        ),
-        Template(
-            "linear",
-            anchor="linear_int8",
-            before=frozenset({"rmsnorm", "take_rows", "cast", "quantize_rows"}),
-            after=AFTER_PRODUCT,
-            fits=fits_product,
-        ),
-        *(
-            Template("attention", anchor=op, before=frozenset(), after=frozenset({"reshape"}))
-            for op in sorted(ATTENTION)
-        ),
-        Template(
-            "expert_linear",
-            anchor="expert_linear",
-            before=frozenset({"cast", "dequantize"}),
-            after=frozenset(),
-            fits=fits_experts,
-        ),
-        Template("embed", anchor="dequantize", before=frozenset({"embed"}), after=frozenset(), fits=fits_gather),
-        Template(
-            "embed", anchor="embed", before=frozenset({"dequantize"}), after=frozenset({"cast"}), fits=fits_gather
-        ),
+        *products(fits_product),
+        *ATTENTIONS,
+        Template("expert_linear", "expert_linear", frozenset({"cast", "dequantize"}), frozenset(), fits_experts),
+        *GATHERS,
     ),
     stepwise=False,
     scratch=scratch_bytes,

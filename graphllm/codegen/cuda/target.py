@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from graphllm.codegen.fits import AFTER_PRODUCT, converts_weight, fits_gather
+from graphllm.codegen.fits import ATTENTIONS, GATHERS, converts_weight, products
 from graphllm.codegen.product import PRODUCTS, Branch, HeadNorm, Product, Rounded, Turn
 from graphllm.codegen.product_reader import product_of
 from graphllm.ir.core import Operation, Value
 from graphllm.ir.ops.sequence import ATTENTION
-from graphllm.ir.target import Target, Template
+from graphllm.ir.target import Target
 
 FEW: Final = 8  # rows of a step up to which weights are multiplied as they stream by
 STAGED: Final = (
@@ -106,30 +106,7 @@ def fits(ops: Sequence[Operation], handed_out: Sequence[Value]) -> bool:
 
 CUDA: Final = Target(
     name="cuda",
-    templates=(
-        Template(
-            "linear",
-            anchor="linear",
-            before=frozenset({"rmsnorm", "take_rows", "cast", "dequantize"}),
-            after=AFTER_PRODUCT,
-            fits=fits,
-        ),
-        Template(
-            "linear",
-            anchor="linear_int8",
-            before=frozenset({"rmsnorm", "take_rows", "cast", "quantize_rows"}),
-            after=AFTER_PRODUCT,
-            fits=fits,
-        ),
-        *(
-            Template("attention", anchor=op, before=frozenset(), after=frozenset({"reshape"}))
-            for op in sorted(ATTENTION)
-        ),
-        Template("embed", anchor="dequantize", before=frozenset({"embed"}), after=frozenset(), fits=fits_gather),
-        Template(
-            "embed", anchor="embed", before=frozenset({"dequantize"}), after=frozenset({"cast"}), fits=fits_gather
-        ),
-    ),
+    templates=(*products(fits), *ATTENTIONS, *GATHERS),
     stepwise=False,
     scratch=scratch_bytes,
     virtual=converts_weight,
