@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from graphllm.codegen.cpu.generate import generate, weight_names
 from graphllm.codegen.cpu.target import CPU
 from graphllm.compiler.native import build
-from graphllm.compiler.native.isa import Isa
+from graphllm.compiler.native.isa import Isa, chosen_isa
 from graphllm.compiler.native.toolchain import compiler_command
 from graphllm.ir.core import Module
 from graphllm.runtime.cpu_device import CpuDevice
 from graphllm.runtime.engine import Engine
 from tests.lowered_models import Lowered, Storage, lowered
+from tests.precompiled import precompiled
 
 Array = NDArray[Any]
 SANITIZER = os.environ.get("GRAPHLLM_TEST_SANITIZER", "").split()  # set by tests of their own
@@ -29,7 +30,7 @@ def quick_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Libraries are built in a fraction of the time; what they compute is the same but for rounding."""
     if compiler_command() is None:
         pytest.skip("no C++ compiler on this machine")
-    monkeypatch.setattr(build, "FLAGS", QUICK)
+    monkeypatch.setattr(build, "FLAGS", QUICK if SANITIZER else precompiled(QUICK, chosen_isa()))
 
 
 def cpu_lowered(name: str, storage: Storage = "f32", **choices: Any) -> Lowered:
@@ -41,6 +42,8 @@ def cpu_device(
     module: Module, weights: Mapping[str, Array], *, threads: int = 1, poison: bool = False, isa: Isa | None = None
 ) -> CpuDevice:
     """The module as native code, its weights straight from arrays."""
+    if isa is not None and "-include" in build.FLAGS:
+        precompiled(QUICK, isa)
     library = build.built(generate(module), isa=isa)
     return CpuDevice(module, library, weight_names(module), weights.__getitem__, threads=threads, poison=poison)
 

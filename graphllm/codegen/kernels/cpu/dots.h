@@ -48,7 +48,7 @@ struct Bytes {
             }
         }
     }
-    static Sum from(int32_t start) { return _mm512_castsi128_si512(_mm_cvtsi32_si128(start)); }
+    static Sum from(int32_t start) { return _mm512_zextsi128_si512(_mm_cvtsi32_si128(start)); }
     static VF floats(Sum s) { return VF{{NF(_mm512_cvtepi32_ps(s))}}; }
 };
 typedef Bytes Fine;
