@@ -16,7 +16,10 @@ import graphllm
 from graphllm.api.report import report_html, report_subject
 from graphllm.cli import main
 from graphllm.cli.report import rate
+from graphllm.codegen.cuda.generate import generate
 from graphllm.codegen.numpy.target import NUMPY
+from graphllm.compiler.launches.bytes_moved import step_moved
+from graphllm.compiler.nvrtc.cubin import Cubin
 from graphllm.errors import GraphLLMError
 from graphllm.ir.parser import parse_module
 from graphllm.ir.printer import print_function, print_module
@@ -24,6 +27,7 @@ from graphllm.passes.manager import Pass, run_passes
 from graphllm.passes.pipeline import lowering, portable
 from graphllm.view.profile_data import KernelTime, Profile, Span
 from graphllm.view.report.data import report_json
+from graphllm.view.report.packed import packed, unpacked
 from graphllm.view.report.page import embedded, report_page
 from graphllm.view.report.passes import changes, only_layers, shown_layers
 from graphllm.view.report.subject import Rates, Snapshot, Source, Subject
@@ -280,7 +284,7 @@ def test_strings_of_a_checkpoint_stay_data(tmp_path: Path) -> None:
     tags = [tag for tag, _ in elements.found]
     assert tags.count("script") == 2
     assert "img" not in tags
-    told = json.loads(elements.text["data"])
+    told = unpacked(json.loads(elements.text["data"]))
     assert EVIL in {t["source"] for w in told["plans"][0]["weights"] for t in w["from"]}
     assert "@STYLE@" in elements.text["title"]  # a name that looks like a place of ours is a name
     policy = next(a["content"] for tag, a in elements.found if tag == "meta" and "http-equiv" in a)
@@ -297,6 +301,35 @@ def test_embedded_json_cannot_leave_its_element() -> None:
     assert json.loads(text) == {"a": [EVIL, "<!--", "]]>", "\u2029"]}
     with pytest.raises(ValueError, match="JSON compliant"):
         embedded(float("nan"))
+
+
+def test_packed_data_is_smaller_and_comes_back(data: dict[str, Any]) -> None:
+    assert unpacked(packed(data)) == data
+    texts = [json.dumps(x, separators=(",", ":")) for x in (packed(data), data)]
+    assert len(texts[0]) < 0.75 * len(texts[1])  # a third and less where there are many layers
+    for odd in ([True, 1, 1.0, [True], [1], [1.0]], {}, [], [[[]], [[]]], {"a": {"a": [-1, -2]}}, None, "x"):
+        assert json.dumps(unpacked(packed(odd))) == json.dumps(odd)
+
+
+def test_what_kernels_of_a_gpu_move_and_take(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def built(kernels: Any, archs: Any) -> dict[tuple[str, str], Cubin]:
+        log = "ptxas info : Used 40 registers, 512 bytes smem; 12 bytes spill stores, 4 bytes spill loads"
+        return {(k.name, a): Cubin(k.name, a, b"", log) for k in kernels for a in archs}
+
+    monkeypatch.setattr("graphllm.compiler.nvrtc.build.built", built)
+    plan = plan_of(folder, "mqa", target="cuda")
+    source = report_json([report_subject(plan, arch="sm_90")])["plans"][0]["source"]
+    assert source["arch"] == "sm_90"
+    assert source["resources"].keys() >= {k for names in source["kernels"].values() for k in names if k}
+    assert {(r["registers"], r["spilled"]) for r in source["resources"].values()} == {(40, 16)}
+    assert all(r["shared"] >= 512 and r["threads"] % 32 == 0 < r["resident"] for r in source["resources"].values())
+    module = report_subject(plan).lowered
+    for function, moved in source["moved"].items():
+        assert len(moved) == len(module.functions[function].ops)
+        stream = generate(module).streams[function]
+        whole = step_moved(stream, module.functions[function], 0)
+        assert (sum(m[0] for m in moved if m), sum(m[1] for m in moved if m)) == (whole.moved, whole.floor)
+    assert report_json([report_subject(plan)])["plans"][0]["source"]["resources"] == {}
 
 
 def test_page_is_the_same_for_the_same_data(data: dict[str, Any]) -> None:
@@ -316,7 +349,7 @@ def profile_of(subject: Subject) -> Profile:
         kernels.append(KernelTime(i, op.results[0].name, op.template or op.name, -1, names, at, took, 10, 64, 128))
         spans += [Span(i, thread, at, took - thread) for thread in range(2)]
         at += took
-    return Profile("cpu", 2, "decode", 1, 3, 5, at + 500, 1e9, 0.0, tuple(kernels), tuple(spans))
+    return Profile(subject.target, 2, "decode", 1, 3, 5, at + 500, 1e9, 0.0, tuple(kernels), tuple(spans))
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +362,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     (tmp_path / "p.json").write_text(json.dumps(profile_of(report_subject(plan)).as_json()))
     assert main(["report", str(plan), str(plan), "--json", "--profile", "p.json", "--bandwidth", "none"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["plans"][0]["profile"]["device"] == "cpu"
+    assert told["plans"][0]["profile"]["device"] == "numpy"
     assert told["plans"][1]["profile"] is None
     assert told["differences"]["weights"] == []
     assert main(["report", str(tmp_path / "model"), "--json", "--bandwidth", "none", "--target", "numpy"]) == 0
@@ -351,6 +384,10 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
         (["small.gllm", "--profile", "bad.json"], "not JSON"),
         (["small.gllm", "--profile", "other.json"], "expected a profile of version 1"),
         (["small.gllm", "--profile", "larger.json"], "profile this plan"),
+        (["small.gllm", "--profile", "device.json"], "of @decode on cpu, which is not what this plan runs on numpy"),
+        (["small.gllm", "--profile", "ops.json"], "profile this plan"),
+        (["small.gllm", "--resources"], "is lowered for numpy; expected the target cuda"),
+        (["small.gllm", "--resources", "sm_1"], "'sm_1'; expected some of sm_75"),
         (["small.gllm", "-o", "no/such/folder.html"], "no such folder"),
     ],
 )
@@ -366,8 +403,11 @@ def test_refused_in_one_line(
     Path("cut.gllm").write_bytes(plan.read_bytes()[:-9])
     Path("bad.json").write_text("{")
     Path("other.json").write_text("{}")
-    if "larger.json" in arguments:
+    if "--profile" in arguments:
         profile = profile_of(report_subject(plan)).as_json()
+        Path("device.json").write_text(json.dumps(profile | {"device": "cpu"}))
+        other = [k | {"ops": ["silu"]} for k in profile["kernels"]]
+        Path("ops.json").write_text(json.dumps(profile | {"kernels": other}))
         profile["kernels"][-1]["index"] = 999
         Path("larger.json").write_text(json.dumps(profile))
     assert main(["report", *arguments, *([] if "--bandwidth" in arguments else ["--bandwidth", "none"])]) == 2

@@ -39,6 +39,7 @@ def report_subject(
     passes: Sequence[Pass] | None = None,
     rates: Rates | None = None,
     profile: Profile | None = None,
+    arch: str = "",
 ) -> Subject:
     """What a report shows of a plan, or of a checkpoint compiled in memory; no weight is read.
 
@@ -48,6 +49,7 @@ def report_subject(
         passes: portable passes instead of the pipeline's own, to see what one more, or one less, does.
         rates: what the machine can do, for the least time of a step.
         profile: times of a step, to be shown beside.
+        arch: of the target cuda, compile the kernels for this GPU, by NVRTC, and show what they take of it.
 
     Raises:
         GraphLLMError: in one line, what is wrong with it.
@@ -62,12 +64,33 @@ def report_subject(
 
     from graphllm.view.report.subject import Rates
 
+    if arch and subject.target == "cuda":
+        subject = replace(subject, source=_with_resources(subject.source, subject.lowered, arch))
     if profile is not None:
-        function = subject.lowered.functions.get(profile.function)
-        if function is None or any(not 0 <= k.index < len(function.ops) for k in profile.kernels):
-            raise GraphLLMError(f"profile: of @{profile.function}, which this plan does not have so; profile this plan")
+        if not _is_of(profile, subject):
+            raise GraphLLMError(
+                f"profile: of @{profile.function} on {profile.device}, which is not what this plan runs on "
+                f"{subject.target}; profile this plan"
+            )
         rates = rates or Rates(profile.read_rate, profile.flop_rate, "measured with the profile")
     return replace(subject, profile=profile, rates=rates or Rates())
+
+
+def _is_of(profile: Profile, subject: Subject) -> bool:
+    """Whether a profile's kernels are those of the plan: of its target, and of the same operations."""
+    from graphllm.compiler.targets import DeviceName, target_of
+
+    function = subject.lowered.functions.get(profile.function)
+    if function is None or target_of(cast("DeviceName", profile.device)) != subject.target:
+        return False
+    for k in profile.kernels:
+        if not 0 <= k.index < len(function.ops):
+            return False
+        op = function.ops[k.index]
+        own = tuple(o.name for o in (op.body.ops if op.body is not None else (op,)))
+        if k.ops[: len(own)] != own:
+            return False
+    return True
 
 
 def report_html(subjects: Sequence[Subject]) -> str:
@@ -194,7 +217,32 @@ def _source(module: Module, target: TargetName) -> Source:
     from graphllm.view.report.subject import Source
 
     backend = BACKENDS[target]
-    return Source(backend.language, backend.source(module), backend.kernels(module), backend.launches(module))
+    source = Source(backend.language, backend.source(module), backend.kernels(module), backend.launches(module))
+    return source if target != "cuda" else _with_moved(source, module)
+
+
+def _with_moved(source: Source, module: Module) -> Source:
+    from dataclasses import replace
+
+    from graphllm.codegen.cuda.generate import generate
+    from graphllm.compiler.launches.bytes_moved import operations_moved
+
+    streams = generate(module).streams
+    each = {name: operations_moved(stream, module.functions[name], 0) for name, stream in streams.items()}
+    return replace(source, moved={name: [m and (m.moved, m.floor) for m in all_] for name, all_ in each.items()})
+
+
+def _with_resources(source: Source, module: Module, arch: str) -> Source:
+    from dataclasses import replace
+
+    from graphllm.codegen.cuda.generate import generate
+    from graphllm.compiler.launches.report import kernel_resources
+    from graphllm.compiler.nvrtc.build import built
+
+    program = generate(module)
+    made = built(program.kernels.values(), [arch])
+    taken = kernel_resources(program, {name: cubin.resources for (name, _), cubin in made.items()}, arch)
+    return replace(source, resources=taken, arch=arch)
 
 
 def _costs(errors: Sequence[Any]) -> dict[str, TensorCost]:

@@ -176,6 +176,13 @@ def _report(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--flops", default="none", metavar="RATE", help="operations a second for it, as 2Tflop/s (default: none)"
     )
+    p.add_argument(
+        "--resources",
+        nargs="?",
+        const="sm_90",
+        metavar="ARCH",
+        help="of the target cuda: compile its kernels, show registers, spills, shared memory (default: sm_90)",
+    )
     p.add_argument("--target", choices=["cpu", "numpy", "cuda"], help="what a checkpoint is lowered for")
     add_model_options(p)
 

@@ -29,6 +29,7 @@ def run(a: argparse.Namespace) -> int:
     from graphllm.api.source import source_of
     from graphllm.plan.place import shown, size_text
     from graphllm.plan.plan_file import is_plan
+    from graphllm.runtime.cuda.arch import check_archs
     from graphllm.view.report.data import report_json
 
     names = [name for name in (a.model, a.other) if name is not None]
@@ -39,13 +40,17 @@ def run(a: argparse.Namespace) -> int:
                 raise GraphLLMError(f"{output}: the model itself; expected another name for the report")
     profile = _profile(a.profile)
     rates = _rates(a, profile)
+    arch = check_archs(a.resources)[0] if a.resources else ""
     subjects: list[Subject] = []
     for i, name in enumerate(names):
         source = source_of(name)
         options = seen_options(a, source, a.target)
         if is_plan(source):
             refuse_options(source, "a plan", options)
-        subjects.append(report_subject(name, options, rates=rates, profile=profile if i == 0 else None))
+        own = profile if i == 0 else None
+        subjects.append(report_subject(name, options, rates=rates, profile=own, arch=arch))
+    if arch and all(s.target != "cuda" for s in subjects):
+        raise GraphLLMError(f"--resources: {names[0]} is lowered for {subjects[0].target}; expected the target cuda")
     if a.json:
         write_text(output, json.dumps(report_json(subjects), ensure_ascii=True))
         return 0

@@ -48,6 +48,22 @@ def kernels_moved(stream: Stream, function: Function, positions: int) -> dict[st
     return out
 
 
+def operations_moved(stream: Stream, function: Function, positions: int) -> list[Moved | None]:
+    """What each operation of the function moves by its launches; None for one that launches nothing.
+
+    Of several that share a launch, the first has it, and the floor of all.
+    """
+    out: list[Moved | None] = [None] * len(function.ops)
+    for at, launch in enumerate(stream.launches):
+        following = stream.launches[at + 1].op if at + 1 < len(stream.launches) else len(function.ops)
+        floor = sum(map(kernel_bytes, function.ops[launch.op : max(launch.op, following)]))
+        floor += launch.cached * positions * stream.rows
+        before = out[launch.op] or Moved(0, 0, 0)
+        own = moved(launch, positions, stream.rows)
+        out[launch.op] = Moved(before.launches + 1, before.moved + own, before.floor + floor)
+    return out
+
+
 def moved(launch: Launch, positions: int, rows: int) -> int:
     """Bytes that one launch moves."""
     return sum(a.moved for a in launch.accesses) + launch.cached * positions * rows

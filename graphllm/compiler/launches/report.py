@@ -44,6 +44,24 @@ def resident(launch: Launch, resources: Resources, arch: str) -> int:
     return min(limits.threads_sm // launch.block, REGISTERS_SM // registers, by_shared, limits.blocks_sm)
 
 
+def kernel_resources(program: Program, resources: Mapping[str, Resources], arch: str) -> dict[str, dict[str, int]]:
+    """What each kernel takes of a multiprocessor, as its first launch has it; named like the columns of the table."""
+    out: dict[str, dict[str, int]] = {}
+    for stream in program.streams.values():
+        for launch in (*stream.launches, *stream.choice):
+            if launch.kernel in out or launch.kernel not in resources:
+                continue
+            own = resources[launch.kernel]
+            out[launch.kernel] = {
+                "threads": launch.block,
+                "shared": launch.shared + own.shared,
+                "registers": own.registers,
+                "spilled": own.spilled,
+                "resident": resident(launch, own, arch),
+            }
+    return out
+
+
 def resources_text(
     program: Program,
     module: Module,

@@ -32,6 +32,8 @@ function kernelDetails(fn, c) {
       floor && !op ? ["least time", secondsText(floor)] : null,
       time ? ["took", `${nanosText(time.ns)} ± ${nanosText(time.spread_ns)}${time.ns && floor ? `, ${percent(Math.min(9.99, floor * 1e9 / time.ns))} of the roofline` : ""}`] : null,
       kernel.launch ? ["launch", kernel.launch] : null,
+      kernel.moved && !op ? ["launches move", `${bytesText(kernel.moved[0])}${kernel.moved[1] ? `, ${ratioText(kernel.moved)} of the floor` : ""}`] : null,
+      kernel.resources && !op ? [plan.source.arch, RESOURCES.map(([name, key, unit]) => `${name} ${unit(kernel.resources[key])}`).join(" · ")] : null,
       kernel.source ? ["code", link(kernel.source, () => State.choose({ kernel: kernel.index }, "source"))] : null,
     ]),
     el("h3", {}, "Text"), el("pre", { class: "ir" }, op ? irText(operationPieces(op)) : kernelText(kernel)),

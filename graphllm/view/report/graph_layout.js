@@ -43,7 +43,7 @@ function frameTitle(segment, unit, folded) {
   const all = segment.layers, first = all[0][0], last = all[all.length - 1].slice(-1)[0];
   if (!folded) return all[unit].length > 1 ? `layers ${all[unit].join(", ")}` : `layer ${all[unit][0]}`;
   const period = all[0].length;
-  return period === 1 ? `× ${all.length} equal layers, ${first} to ${last}: drawn once` : `× ${all.length}, every ${period} layers from ${first} to ${last}: drawn once`;
+  return period === 1 ? `× ${all.length} equal layers, ${first} to ${last}` : `× ${all.length}, every ${period} layers from ${first} to ${last}`;
 }
 
 // One net for each value that leaves a box: its source, and the boxes that read it, near (the next one), far or before.

@@ -2,9 +2,9 @@
 
 const VIEWS = [
   { id: "overview", name: "Overview", draw: overviewView, alone: true }, { id: "graph", name: "Graph", draw: graphView, flush: true }, { id: "passes", name: "Passes", draw: passesView, flush: true, alone: true },
-  { id: "memory", name: "Memory", draw: memoryView, flush: true }, { id: "weights", name: "Weights", draw: weightsView, count: (p) => p.weights.length }, { id: "kernels", name: "Kernels", draw: kernelsView },
-  { id: "ir", name: "IR", draw: irView, flush: true }, { id: "source", name: "Source", draw: sourceView, flush: true }, { id: "findings", name: "Findings", draw: findingsView, count: (p) => p.findings.length },
-  { id: "timeline", name: "Timeline", draw: timelineView, flush: true, when: () => true }, { id: "differences", name: "Differences", draw: differencesView, alone: true, when: () => DATA.differences !== null },
+  { id: "memory", name: "Memory", draw: memoryView, flush: true }, { id: "weights", name: "Weights", draw: weightsView, rows: true, count: (p) => p.weights.length }, { id: "kernels", name: "Kernels", draw: kernelsView, rows: true },
+  { id: "ir", name: "IR", draw: irView, flush: true }, { id: "source", name: "Source", draw: sourceView, flush: true }, { id: "findings", name: "Findings", draw: findingsView, rows: true, count: (p) => p.findings.length },
+  { id: "timeline", name: "Timeline", draw: timelineView, flush: true, rows: true, when: () => true }, { id: "differences", name: "Differences", draw: differencesView, alone: true, when: () => DATA.differences !== null },
 ].filter((v) => !v.when || v.when());
 
 const KEYS = [["1 … 9", "views in their order"], ["/", "search"], ["← →", "the pass before, the next one"], ["[ ]", "the same"], ["j k", "next kernel, the one before"], ["l", "layers folded or one by one"], ["e", "kernels open or closed"],
@@ -18,8 +18,8 @@ function draw() {
   panel.replaceChildren();
   panel.className = view.flush ? "flush" : "";
   panel.dataset.key = `${view.id} ${State.plan} ${State.function}`;
+  byId("body").classList.toggle("alone", Boolean(view.alone || (view.rows && !State.chosen))); // a table has all the room until a row is chosen
   view.draw(panel);
-  byId("body").classList.toggle("alone", Boolean(view.alone));
   if (scale) { Graph.zoom.scale = scale; Graph.zoom.apply(); }
   if (keep) {
     [...panel.querySelectorAll(".scroll")].forEach((s, i) => { if (keep[i]) [s.scrollLeft, s.scrollTop] = keep[i]; });

@@ -1,6 +1,6 @@
 // The data, indexed: who makes and who reads each value, and what each kernel is.
 
-const DATA = JSON.parse(byId("data").textContent);
+const DATA = unpacked(JSON.parse(byId("data").textContent));
 
 class FunctionModel {
   constructor(plan, record) {
@@ -32,6 +32,8 @@ class FunctionModel {
       layer: this.structure.layer[index], like: this.structure.like[index],
       source: this.sources[index] || "",
       launch: (this.plan.source.launches[this.name] || [])[index] || "",
+      moved: (this.plan.source.moved[this.name] || [])[index] || null, // by its launches, and the least
+      resources: this.plan.source.resources[this.sources[index]] || null,
       bytes: record.bytes || 0, flops: record.flops,
       gives: record.kind === "kernel" ? record.results : record.results.map((v) => `%${v.name}`),
     };
@@ -70,10 +72,13 @@ class PlanModel {
     return this.functions.get(name);
   }
 
-  times(name) { // kernel index -> {ns} of all its launches, where this function was profiled
+  times(name) { // kernel index -> {ns, spread_ns} of all its launches, where this function was profiled
     if (!this.profile || this.profile.function !== name) return null;
     const times = new Map();
-    this.profile.kernels.forEach((k) => times.set(k.index, { ns: k.ns + (times.has(k.index) ? times.get(k.index).ns : 0) }));
+    this.profile.kernels.forEach((k) => {
+      const before = times.get(k.index) || { ns: 0, spread_ns: 0 };
+      times.set(k.index, { ns: before.ns + k.ns, spread_ns: before.spread_ns + k.spread_ns });
+    });
     return times;
   }
 

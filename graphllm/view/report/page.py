@@ -14,11 +14,14 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
+from graphllm.view.report.packed import packed
+
 FOLDER: Final = Path(__file__).parent
 STYLES: Final = ("colours.css", "layout.css", "parts.css")
 SCRIPTS: Final = (  # in the order in which they use each other
     "dom.js",
     "format.js",
+    "packed.js",
     "model.js",
     "selection.js",
     "zoom.js",
@@ -50,7 +53,7 @@ def report_page(data: dict[str, Any]) -> str:
         "TITLE": html.escape(f"{names}: graphllm report"),
         "STYLE": style,
         "SCRIPT": script,
-        "DATA": embedded(data),
+        "DATA": embedded(packed(data)),
     }
     template = (FOLDER / "page.html").read_text(encoding="utf-8")
     return re.sub("@([A-Z]+)@", lambda mark: parts_of_page[mark[1]], template)  # once: what is put in is not looked at

@@ -20,6 +20,9 @@ def source_json(source: Source) -> Json:
         "places": {name: place for name in sorted(wanted) if (place := _place(lines, name)) is not None},
         "kernels": {function: list(names) for function, names in source.kernels.items()},
         "launches": {function: list(words) for function, words in source.launches.items()},
+        "moved": {function: [list(m) if m else None for m in all_] for function, all_ in source.moved.items()},
+        "resources": {name: dict(taken) for name, taken in source.resources.items()},
+        "arch": source.arch,
     }
 
 

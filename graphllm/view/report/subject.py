@@ -30,12 +30,23 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Generated code: its text, and for each function which kernel each operation calls, and how; '' for none."""
+    """Generated code: its text, and for each function which kernel each operation calls, and how; '' for none.
+
+    Attributes:
+        moved: for each function bytes that the launches of each operation move with an empty cache, and the least that
+            they could; None for one that launches nothing. Empty for targets that launch nothing.
+        resources: of kernels, what they take of a multiprocessor of ``arch``, where they were compiled.
+    """
 
     language: str
     text: str
     kernels: Mapping[str, Sequence[str]]
     launches: Mapping[str, Sequence[str]] = field(default_factory=dict[str, Sequence[str]])
+    moved: Mapping[str, Sequence[tuple[int, int] | None]] = field(
+        default_factory=dict[str, "Sequence[tuple[int, int] | None]"]
+    )
+    resources: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
+    arch: str = ""
 
 
 @dataclass(frozen=True, slots=True)
