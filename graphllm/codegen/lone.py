@@ -1,11 +1,12 @@
 """Kernels without a matrix product: gathering, the rotation table, and any operation by itself, in C++ and CUDA alike.
 
-A kernel's units of work (rows, mostly) are shared out by ``step.share``: among threads on a CPU, among blocks on a GPU.
+A kernel's units of work (rows, mostly) are taken in ``Turns``: by threads on a CPU, by blocks on a GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeAlias
 
 from graphllm.codegen.fits import fits_gather
@@ -111,13 +112,19 @@ def _gather_flat(ops: Sequence[Operation], text: KernelText) -> str:
 
 
 def _rows(text: KernelText, value: Value):
-    """A loop over this thread's rows of a value's first dimension."""
-    return _loop(text, text.count(value), "t")
+    """A loop over rows of a value's first dimension."""
+    return units(text, text.count(value), "t")
 
 
-def _loop(text: KernelText, count: str, index: str):
-    text.line(f"const Range mine = step.share({count});")
-    return text.block(f"for (int {index} = mine.first; {index} < mine.last; ++{index})")
+@contextmanager
+def units(text: KernelText, count: str, index: str) -> Generator[None]:
+    """A loop over ``count`` units of work: those that this thread, or block, takes."""
+    turns, loop = (
+        f"Turns mine(step, {count}); mine.next();",
+        f"int {index} = mine.first; {index} < mine.last; ++{index}",
+    )
+    with text.block(f"for ({turns})"), text.block(f"for ({loop})"):
+        yield
 
 
 def _elementwise(call: str) -> Writer:
@@ -125,7 +132,7 @@ def _elementwise(call: str) -> Writer:
         only_f32(op, text)
         y = op.result
         n = y.type.shape[-1]
-        with _loop(text, text.count(y, per_row(y)), "i"):
+        with units(text, text.count(y, per_row(y)), "i"):
             operands: list[str] = []
             for role, v in zip(("x", "other"), op.operands, strict=False):
                 whole = v.type.shape == y.type.shape
@@ -139,7 +146,7 @@ def _rmsnorm(op: Operation, text: KernelText) -> None:
     only_f32(op, text)
     x, gain = op.operands
     n, y = x.type.shape[-1], op.result
-    with _loop(text, text.count(y, per_row(y)), "i"):
+    with units(text, text.count(y, per_row(y)), "i"):
         source, weight = text.row(x, "x", "i"), text.whole(gain, "gain")
         text.line(
             f"rmsnorm({source}, {weight}, {n}, {number(op.attrs['eps'])}, {text.row(y, 'y', 'i', written=True)});"
@@ -150,7 +157,7 @@ def _rope(op: Operation, text: KernelText) -> None:
     only_f32(op, text)
     x, turn = op.operands
     _, heads, d = x.type.shape
-    with _loop(text, text.count(op.result, heads), "i"):
+    with units(text, text.count(op.result, heads), "i"):
         angle = text.row(turn, "turn", f"(i / {heads})", dimensions=2)
         y = text.row(op.result, "y", "i", written=True)
         text.line(f"{rope_call(str(op.attrs['pairing']))}({text.row(x, 'x', 'i')}, {angle}, {d}, {y});")
@@ -175,7 +182,7 @@ def _cast(op: Operation, text: KernelText) -> None:
     if "f32" not in kinds and kinds[0] != kinds[1]:
         raise PlanError(f"cast giving {y.ref}: the {text.target} target converts from f32 or to f32, got {x.type}")
     call = "copy" if kinds[0] == kinds[1] else "widen" if kinds[1] == "f32" else "narrow"
-    with _loop(text, text.count(y, per_row(y)), "i"):
+    with units(text, text.count(y, per_row(y)), "i"):
         text.line(f"{call}({text.row(x, 'x', 'i')}, {y.type.shape[-1]}, {text.row(y, 'y', 'i', written=True)});")
 
 
@@ -183,7 +190,7 @@ def _dequantize(op: Operation, text: KernelText) -> None:
     q, scale = op.operands
     y, group = op.result, int(str(op.attrs["group"]))
     if len(scale.type.shape) == 1:
-        with _loop(text, str(scale.type.shape[0]), "i"):
+        with units(text, str(scale.type.shape[0]), "i"):
             at_q, at_scale = text.whole(q, "q"), text.whole(scale, "scale")
             text.line(
                 f"dequantize({at_q} + (long)i * {group}, {at_scale} + i, {group}, {group}, "
@@ -210,7 +217,7 @@ def _kv_write(op: Operation, text: KernelText) -> None:
     call = "copy" if x.type.dtype == cache.type.dtype else "cache_row"
     _, heads, _, d = cache.type.shape
     position, slot = text.placing(op)
-    with _loop(text, "step.live", "t"):
+    with units(text, "step.live", "t"):
         to = f"{text.whole(cache, 'cache', written=True)} + {cache_row(cache, 'h', slot, position)}"
         with text.block(f"for (int h = 0; h < {heads}; ++h)"):
             text.line(f"{call}({text.row(x, 'x', f'(t * {heads} + h)')}, {d}, {to});")
@@ -226,7 +233,7 @@ def cache_row(cache: Value, head: str, slot: str, position: str) -> str:
 def _quantize_rows(op: Operation, text: KernelText) -> None:
     x, (q, scale) = op.operands[0], op.results
     only_f32(op, text, x)
-    with _loop(text, text.count(q, per_row(q)), "i"):
+    with units(text, text.count(q, per_row(q)), "i"):
         to = f"{text.row(q, 'q', 'i', written=True)}, {text.row(scale, 'scale', 'i', written=True)}"
         text.line(f"quantize({text.row(x, 'x', 'i')}, {x.type.shape[-1]}, {op.attrs['group']}, {to});")
 

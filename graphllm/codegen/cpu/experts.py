@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from graphllm.codegen.lone import only_f32
+from graphllm.codegen.lone import only_f32, units
 from graphllm.codegen.text import C_TYPES, KernelText
 from graphllm.ir.core import Operation
 
@@ -46,8 +46,7 @@ def write_top_experts(op: Operation, text: KernelText) -> None:
     logits, (ids, shares) = op.operands[0], op.results
     only_f32(op, text, logits, shares)
     normalized = "true" if op.attrs["normalized"] else "false"
-    text.line(f"const Range mine = step.share({text.count(ids)});")
-    with text.block("for (int t = mine.first; t < mine.last; ++t)"):
+    with units(text, text.count(ids), "t"):
         sizes = f"{logits.type.shape[1]}, {op.attrs['used']}, {normalized}"
         to = f"{text.row(ids, 'ids', 't', written=True)}, {text.row(shares, 'shares', 't', written=True)}"
         text.line(f"top_experts({text.row(logits, 'logits', 't')}, {sizes}, {to});")
@@ -57,7 +56,6 @@ def write_expert_sum(op: Operation, text: KernelText) -> None:
     y, shares = op.operands
     only_f32(op, text)
     _, used, n = y.type.shape
-    text.line(f"const Range mine = step.share({text.count(op.result)});")
-    with text.block("for (int t = mine.first; t < mine.last; ++t)"):
+    with units(text, text.count(op.result), "t"):
         given = f"{text.row(y, 'x', 't', dimensions=2)}, {text.row(shares, 'shares', 't')}"
         text.line(f"expert_sum({given}, {used}, {n}, {text.row(op.result, 'y', 't', written=True)});")

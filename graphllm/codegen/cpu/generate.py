@@ -1,9 +1,9 @@
 """Prints a lowered module as one C++ translation unit over the headers in ``codegen/kernels/cpu``.
 
 The text has one static function for each distinct kernel: equal layers, and steps of other sizes, share it and differ
-in the pointers they pass. A ``step_<name>`` calls the kernels of a function in order, with a barrier wherever a kernel
-touches memory that one since the last barrier has touched. Every thread of the team runs all of it; inside a kernel
-each takes its share.
+in the pointers they pass. A ``step_<name>`` calls the kernels of a function in order, and waits for all work so far
+wherever a kernel touches memory that one since the last wait has touched. Every thread of the team goes through all of
+it; inside a kernel each takes units of its work.
 
 The IR may come from a hostile file. What of it reaches the text as code is names that are identifiers and numbers;
 everything else stands in comments of printable ASCII.
@@ -83,25 +83,35 @@ struct Running {
     Model model;
     unsigned char* arena;
     Team team;
-    Part* parts;    // one for each thread
-    uint64_t loop;  // what all threads begin to count from
+    Part* parts;           // one for each thread
+    uint64_t loops, due;  // of all steps so far
 };
 
-struct Call {
-    Running* running;
-    int function;
-    const int32_t *ids, *pos, *slot, *rows;
-    int live;
-    uint64_t loop;  // where it ended
-};
+// Row numbers that a function asks for, and the most inputs of any.
+constexpr int ASKED[] = {%(asked)s};
+constexpr int INPUTS = Call::inputs(%(rows)d, %(most_asked)d);
+
+// What one thread does of a step.
+static void work(void* what, Call& call, int thread) {
+    Running& running = *static_cast<Running*>(what);
+    Team& team = running.team;
+    const Step step{thread, team.threads(), team.progress(), running.arena, team.scratch(thread),
+                    call.ids, call.pos, call.slot, call.rows, call.live, running.parts, call.loops, call.due};
+    switch (call.function) {
+%(cases)s
+    }
+    step.%(wait)s();
+    call.loops = step.loops, call.due = step.due;
+}
 
 extern "C" int graphllm_abi() { return %(abi)d; }
 
 extern "C" long graphllm_workspace(void* handle) { return static_cast<Running*>(handle)->team.bytes(); }
 
 extern "C" void graphllm_close(void* handle) {
-    std::free(static_cast<Running*>(handle)->parts);
-    static_cast<Running*>(handle)->~Running();
+    Part* parts = static_cast<Running*>(handle)->parts;
+    static_cast<Running*>(handle)->~Running();  // ends its threads, of which some may still be going through a step
+    std::free(parts);
     std::free(handle);
 }
 
@@ -115,31 +125,18 @@ extern "C" void* graphllm_open(const void* const* weights, void* const* states, 
     if (posix_memalign(&room, alignof(Part), sizeof(Part) * threads) == 0) {
         running->parts = static_cast<Part*>(room);
         for (int i = 0; i < threads; ++i) new (running->parts + i) Part{};
-        if (running->team.start(threads, PRIVATE)) return running;
+        if (running->team.start(threads, PRIVATE, INPUTS, work, running)) return running;
     }
     graphllm_close(running);
     return nullptr;
 }
 
-// What one thread does of a step.
-static void work(void* what, int thread) {
-    Call& call = *static_cast<Call*>(what);
-    Running& running = *call.running;
-    Team& team = running.team;
-    const Step step{thread, team.threads(), team.barrier(), running.arena, team.scratch(thread),
-                    call.ids, call.pos, call.slot, call.rows, call.live, running.parts, running.loop};
-    switch (call.function) {
-%(cases)s
-    }
-    if (thread == 0) call.loop = step.loop;
-}
-
 extern "C" void graphllm_step(void* handle, int function, const int32_t* ids, const int32_t* pos, const int32_t* slot,
                               const int32_t* rows, int live) {
     Running* running = static_cast<Running*>(handle);
-    Call call{running, function, ids, pos, slot, rows, live, running->loop};
-    running->team.run(work, &call);
-    running->loop = call.loop;
+    Call call{function, live, ASKED[function], ids, pos, slot, rows, running->loops, running->due};
+    running->team.run(call);
+    running->loops = call.loops, running->due = call.due;
 }
 
 """
@@ -205,7 +202,8 @@ def generate(module: Module, *, timed: bool = False) -> str:
 
     Args:
         timed: every thread writes down when it begins and ends each kernel, where ``graphllm_marks`` was given room:
-            marks 2i and 2i + 1 for operation i of a function. For profiling; not what plans run as.
+            marks 2i and 2i + 1 for operation i of a function. Threads wait for each other, so that a kernel's marks are
+            its own. For profiling; not what plans run as.
 
     Raises:
         PlanError: an operation, type or memory the cpu target has no code for.
@@ -224,8 +222,13 @@ def generate(module: Module, *, timed: bool = False) -> str:
         "};",
     ]
     cases = [f"        case {i}: step_{name}(step, running.model); break;" for i, name in enumerate(module.functions)]
+    asked = [_asked(f) for f in module.functions.values()]
     tail = _TAIL % {
         "abi": ABI,
+        "asked": ", ".join(map(str, asked)) or "0",
+        "rows": max(map(row_count, module.functions.values()), default=1),
+        "most_asked": max(asked, default=0),
+        "wait": "meet" if timed else "wait",
         "weights": len(names),
         "states": len(module.states),
         "cases": "\n".join(cases),
@@ -261,6 +264,11 @@ def _private(unit: _Unit) -> str:
     return "// Bytes that a thread needs for itself.\n" + private
 
 
+def _asked(function: Function) -> int:
+    """How many rows a step is asked for by number."""
+    return next((v.type.numel for v in function.inputs if v.name == "rows"), 0)
+
+
 def _function(unit: _Unit, function: Function, *, timed: bool) -> str:
     if function.arena is None:
         raise PlanError(f"func @{function.name}: its memory was not planned; run plan-memory first")
@@ -272,14 +280,14 @@ def _function(unit: _Unit, function: Function, *, timed: bool) -> str:
         f"// {rows} {function.rows} row{'s' if rows > 1 else ''}, {function.arena} bytes of arena",
         f"static void step_{function.name}(const Step& step, const Model& model) {{",
     ]
-    since: list[_Touched] = []  # touched since the last barrier
+    since: list[_Touched] = []  # touched since the last wait
     for i, op in enumerate(function.ops):
         call = _call(unit, function, op, KernelText("cpu", function, layouts, live, rows))
         unit.called.setdefault(function.name, []).append(call.kernel if call is not None else "")
         if call is None:
             continue
         if any(a.meets(b) for a in call.touches for b in since):
-            lines.append("    step.wait();")
+            lines.append("    step.meet();" if timed else "    step.wait();")
             since = []
         since += call.touches
         lines += [f"    mark(step, {2 * i});"] * timed

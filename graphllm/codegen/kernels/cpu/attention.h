@@ -201,9 +201,9 @@ inline void attention(const Step& step, const float* q, Cache keys, Cache values
     };
     const Group<LD> own(scores[group], group);
 
-    for (int i = step.thread; i < rows * heads.keys * chunks; i += step.threads) {
+    const auto piece = [&](int i) {
         const int t = i / chunks / heads.keys, head = i / chunks % heads.keys, chunk = i % chunks;
-        if (chunk >= chunks_of(t)) continue;
+        if (chunk >= chunks_of(t)) return;
         const int first = first_of(t) + chunk * CHUNK, past = step.pos[t] + 1;
         const int end = shared && first + CHUNK < past ? first + CHUNK : past;
         const long place = (long(t) * heads.queries + head * group) * D;
@@ -223,12 +223,14 @@ inline void attention(const Step& step, const float* q, Cache keys, Cache values
             if (end - j > KEYS) expect<D>(keys, cache + j + KEYS, end - j - KEYS < KEYS ? end - j - KEYS : KEYS);
             mix<LD, M>(scores, group, rows_at<D, LD>(values, cache + j, n, block), n, fade, result.out);
         }
-        if (chunks > 1) continue;
+        if (chunks > 1) return;
         for (int h = 0; h < group; ++h) divide(result.out + h * LD, D, result.total[h], y + place + h * D);
-    }
+    };
+    for (Turns turns(step, rows * heads.keys * chunks); turns.next();)
+        for (int i = turns.first; i < turns.last; ++i) piece(i);
     if (chunks == 1) return;
     step.wait();
-    for (int i = step.thread; i < rows * heads.queries; i += step.threads) {
+    const auto together = [&](int i) {
         const int t = i / heads.queries, h = i % group, base = i / group * chunks;
         float most = LOWEST, total = 0;
         for (int c = 0; c < chunks_of(t); ++c) most = std::max(most, part(base + c).most[h]);
@@ -241,7 +243,9 @@ inline void attention(const Step& step, const float* q, Cache keys, Cache values
                       static_cast<const float*>(from.out + h * LD));
         }
         divide(block, D, total, y + long(i) * D);
-    }
+    };
+    for (Turns turns(step, rows * heads.queries); turns.next();)
+        for (int i = turns.first; i < turns.last; ++i) together(i);
 }
 
 }  // namespace graphllm

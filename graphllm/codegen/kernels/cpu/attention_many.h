@@ -67,7 +67,7 @@ inline void attention_many(const Step& step, const float* q, Cache keys, Cache v
     const int group = heads.queries / heads.keys, pairs = rows * group, tiles = (pairs + PANEL - 1) / PANEL;
     float *k_block = reinterpret_cast<float*>(step.scratch), *v_block = k_block + up(KEYS, STACK) * DEEP;
     float *queries = v_block + up(KEYS, STACK) * DEEP, *out = queries + DEEP * PANEL, *scores = out + DEEP * PANEL;
-    for (int i = step.thread; i < tiles * heads.keys; i += step.threads) {  // in turn: later ones see more keys
+    const auto tile = [&](int i) {
         const int head = i % heads.keys, from = i / heads.keys * PANEL, count = pairs - from < PANEL ? pairs - from : PANEL;
         const auto row_of = [&](int lane) { return (from + lane) / group; };
         const auto place = [&](int lane) {  // of a query, and of its result
@@ -117,7 +117,9 @@ inline void attention_many(const Step& step, const float* q, Cache keys, Cache v
             const float share = 1.0f / lanes.total[lane / LANES][lane % LANES];
             for (int e = 0; e < D; ++e) y[place(lane) + e] = out[e * PANEL + lane] * share;
         }
-    }
+    };
+    for (Turns turns(step, tiles * heads.keys); turns.next();)
+        for (int i = turns.first; i < turns.last; ++i) tile(i);
 }
 
 }  // namespace graphllm

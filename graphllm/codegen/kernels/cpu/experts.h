@@ -42,28 +42,31 @@ inline void expert_linear(const Step& step, const W& weights, int rows, int used
     const long row = weights.row();
     unsigned char* staged = step.scratch;
     float* at = reinterpret_cast<float*>(staged + BUNCH * row);
-    const Range mine = step.share((n + unit - 1) / unit);
-    const int pairs = rows * used;
-    for (int e = 0; e < experts; ++e)
-        for (int from = 0; from < pairs;) {
-            int bunch[BUNCH], count = 0;
-            for (; from < pairs && count < BUNCH; ++from)
-                if (clip(ids[from], experts) == e) bunch[count++] = from;
-            if (count == 0) continue;
-            for (int i = 0; i < count; ++i) weights.stage(source(bunch[i] / used, bunch[i] % used), staged + i * row);
-            for (int c = mine.first; c < mine.last; ++c) {
-                const int first = c * unit, columns = first + unit < n ? unit : n - first;
-                const long n0 = long(e) * n + first;
-                switch (count) {
-                    case 1: weights.template few<1>(n0, columns, staged, at, unit); break;
-                    case 2: weights.template few<2>(n0, columns, staged, at, unit); break;
-                    case 3: weights.template few<3>(n0, columns, staged, at, unit); break;
-                    default: weights.template few<4>(n0, columns, staged, at, unit);
+    const int pairs = rows * used, units = (n + unit - 1) / unit;
+    const auto columns_of = [&](const Turns& mine) {
+        for (int e = 0; e < experts; ++e)
+            for (int from = 0; from < pairs;) {
+                int bunch[BUNCH], count = 0;
+                for (; from < pairs && count < BUNCH; ++from)
+                    if (clip(ids[from], experts) == e) bunch[count++] = from;
+                if (count == 0) continue;
+                for (int i = 0; i < count; ++i) weights.stage(source(bunch[i] / used, bunch[i] % used), staged + i * row);
+                for (int c = mine.first; c < mine.last; ++c) {
+                    const int first = c * unit, columns = first + unit < n ? unit : n - first;
+                    const long n0 = long(e) * n + first;
+                    switch (count) {
+                        case 1: weights.template few<1>(n0, columns, staged, at, unit); break;
+                        case 2: weights.template few<2>(n0, columns, staged, at, unit); break;
+                        case 3: weights.template few<3>(n0, columns, staged, at, unit); break;
+                        default: weights.template few<4>(n0, columns, staged, at, unit);
+                    }
+                    for (int i = 0; i < count; ++i)
+                        copy(at + i * unit, columns, out(bunch[i] / used, bunch[i] % used) + first);
                 }
-                for (int i = 0; i < count; ++i)
-                    copy(at + i * unit, columns, out(bunch[i] / used, bunch[i] % used) + first);
             }
-        }
+    };
+    // Whole parts: rows are staged for each.
+    for (Turns mine(step, units, units); mine.next();) columns_of(mine);
 }
 
 // y = sum of shares[u] * x[u], in the order of u; x [used, n].

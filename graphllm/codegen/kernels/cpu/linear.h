@@ -1,5 +1,5 @@
-// The driver of a matrix product with what comes before and after it. Rows of weights are cut into units; each thread
-// computes its units for all rows and hands every finished tile to ``finish`` while it is still in cache.
+// The driver of a matrix product with what comes before and after it. Rows of weights are cut into units; a thread
+// computes those it takes for all rows and hands every finished tile to ``finish`` while it is still in cache.
 //
 //   source(t, room) -> const float*   activation row t, where it lies or computed into ``room`` [K]
 //   finish(tile, u, count, t0, t1)    rows t0 … t1 of unit u, of ``count`` columns
@@ -47,8 +47,11 @@ inline void linear_few(const Step& step, const W& weights, int rows, Cut cut, So
     const long row = weights.row();
     unsigned char* x = step.scratch;
     float *room = reinterpret_cast<float*>(x + FEW * row), *at = room + up(weights.k, LANES);
-    for (int t = 0; t < rows; ++t)  // every thread for itself: that is less work than waiting for another's
-        weights.stage(source(t, room), x + t * row);
+    bool staged = false;
+    const auto stage = [&] {  // every thread for itself: that is less work than waiting for another's
+        for (int t = 0; t < rows && !staged; ++t) weights.stage(source(t, room), x + t * row);
+        staged = true;
+    };
     const Tile tile{at, cut.unit, long(rows) * cut.unit};
     const auto unit = [&](int u) {
         const int count = cut.columns(u, u + 1);
@@ -68,9 +71,10 @@ inline void linear_few(const Step& step, const W& weights, int rows, Cut cut, So
         }
         finish(tile, u, count, 0, rows);
     };
-    step.each(cut.units, 1, [&](Range some) {
-        for (int u = some.first; u < some.last; ++u) unit(u);
-    });
+    for (Turns turns(step, cut.units); turns.next();) {
+        stage();
+        for (int u = turns.first; u < turns.last; ++u) unit(u);
+    }
 }
 
 template <class Way, class Source, class Finish>
@@ -79,18 +83,18 @@ inline void blocked(const Step& step, const Way& way, int rows, Cut cut, Source 
     const int k = way.w.k;
     unsigned char* room = step.scratch;  // of a row: staged, and as f32
     float* x = reinterpret_cast<float*>(room + way.w.row() + 4L * up(k, LANES));
-    const Range some = step.share(stacks(rows));
-    for (int b = some.first; b < some.last; ++b)
-        for (int lane = 0; lane < STACK && b * STACK + lane < rows; ++lane)
-            way.arrange(source(b * STACK + lane, x), lane, shared + b * way.stack_bytes(), room);
+    for (Turns turns(step, stacks(rows)); turns.next();)
+        for (int b = turns.first; b < turns.last; ++b)
+            for (int lane = 0; lane < STACK && b * STACK + lane < rows; ++lane)
+                way.arrange(source(b * STACK + lane, x), lane, shared + b * way.stack_bytes(), room);
     step.wait();
 
     const int pieces = cut.pieces.count, most = bunch(pieces, cut.unit), columns = most * cut.unit;
     unsigned char* panels = reinterpret_cast<unsigned char*>(x + up(k, LANES));
     float* out = reinterpret_cast<float*>(panels + panel_bytes(columns));
-    step.each(cut.units, most, [&](Range mine) {
-        for (int u = mine.first; u < mine.last; u += most) {
-            const int end = u + most < mine.last ? u + most : mine.last, count = cut.columns(u, end);
+    for (Turns turns(step, cut.units, most); turns.next();)
+        for (int u = turns.first; u < turns.last; u += most) {
+            const int end = u + most < turns.last ? u + most : turns.last, count = cut.columns(u, end);
             const long piece = long(rows) * columns;
             for (int p = 0; p < pieces; ++p)
                 many(way, shared, long(p) * cut.pieces.rows + long(u) * cut.unit, count, rows, out + p * piece, columns,
@@ -98,7 +102,6 @@ inline void blocked(const Step& step, const Way& way, int rows, Cut cut, Source 
             for (int v = u; v < end; ++v)
                 finish(Tile{out + long(v - u) * cut.unit, columns, piece}, v, cut.columns(v, v + 1), 0, rows);
         }
-    });
 }
 
 // ``shared`` has room for all rows as any way arranges them.

@@ -1,5 +1,6 @@
-// Threads that run every step together and sleep between steps. Waiting is first spinning, which is fast, then sleeping,
-// which lets others run: so more threads than cores are slow at worst, and never stuck.
+// Threads that share the work of a step and sleep between steps. Waiting is first spinning, which is fast, then sleeping,
+// which lets others run. Nobody waits for a thread, only for work: a busy machine, or more threads than cores, make a step
+// slower by what they take of the cores and no more.
 #pragma once
 
 #include <pthread.h>
@@ -12,6 +13,7 @@
 #include <climits>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <new>
 #if defined(__linux__)
 #include <linux/futex.h>
@@ -28,67 +30,98 @@ inline void relax() {
 #endif
 }
 
-// A number that others wait for to change.
+// Something that threads wait for, and hear of: first they look again and again, then they sleep.
 class Signal {
   public:
-    uint32_t now() const { return value_.load(std::memory_order_acquire); }
-
-    void change() {
-        value_.fetch_add(1, std::memory_order_seq_cst);
-#if defined(__linux__)
-        if (sleepers_.load(std::memory_order_seq_cst) > 0)
-            syscall(SYS_futex, &value_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
-#endif
-    }
-
-    // Returns when it is no longer ``old``.
-    void wait(uint32_t old, int spins) {
+    // Returns when ``over()`` is true. Whoever makes it so must ``tell`` afterwards.
+    template <class Over>
+    void until(Over over, int spins) {
         for (int i = 0; i < spins; ++i) {
-            if (now() != old) return;
+            if (over()) return;
             relax();
         }
-        while (now() == old) {
+        sleepers_.fetch_add(1, std::memory_order_seq_cst);  // before looking once more: who tells looks here after
+        for (;;) {
+            const uint32_t told = told_.load(std::memory_order_seq_cst);
+            if (over()) break;
 #if defined(__linux__)
-            sleepers_.fetch_add(1, std::memory_order_seq_cst);
-            syscall(SYS_futex, &value_, FUTEX_WAIT_PRIVATE, old, nullptr, nullptr, 0);
-            sleepers_.fetch_sub(1, std::memory_order_seq_cst);
+            syscall(SYS_futex, &told_, FUTEX_WAIT_PRIVATE, told, nullptr, nullptr, 0);
 #else
+            (void)told;
             sched_yield();
 #endif
         }
+        sleepers_.fetch_sub(1, std::memory_order_relaxed);
+    }
+
+    void tell() {
+        if (sleepers_.load(std::memory_order_seq_cst) == 0) return;
+        told_.fetch_add(1, std::memory_order_seq_cst);
+#if defined(__linux__)
+        syscall(SYS_futex, &told_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+#endif
     }
 
     void clear_after_fork() { sleepers_.store(0); }
 
   private:
-    alignas(64) std::atomic<uint32_t> value_{0};
+    alignas(64) std::atomic<uint32_t> told_{0};
     std::atomic<int> sleepers_{0};
 };
 
-class Barrier {
+// Units of work that were done since the team began. Threads wait for work and not for each other: one that is kept from
+// its core holds nobody up, unless it has taken a unit; when it comes back, it finds that everything was done without it.
+class Progress {
   public:
     int spins = 0;
 
-    // Returns when all ``threads`` have come here; what each wrote before, all see after.
-    void wait(int threads) {
-        if (threads == 1) return;
-        const uint32_t epoch = opened_.now();
-        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads) {
-            arrived_.store(0, std::memory_order_relaxed);
-            opened_.change();
-        } else {
-            opened_.wait(epoch, spins);
-        }
+    void add(uint64_t units) { done_.fetch_add(units, std::memory_order_seq_cst); }
+
+    // Returns when ``due`` units are done; what was written for them, the caller sees.
+    void wait(uint64_t due) {
+        signal_.until([&] { return done_.load(std::memory_order_seq_cst) >= due; }, spins);
+        signal_.tell();  // whoever did the last one comes by here
     }
 
-    void clear_after_fork() {
-        arrived_.store(0);
-        opened_.clear_after_fork();
-    }
+    void clear_after_fork() { signal_.clear_after_fork(); }
 
   private:
-    alignas(64) std::atomic<int> arrived_{0};
-    Signal opened_;
+    alignas(64) std::atomic<uint64_t> done_{0};
+    Signal signal_;
+};
+
+// For moments. It may be held by a thread that has no core: others offer theirs.
+class Lock {
+  public:
+    void take() {
+        while (held_.test_and_set(std::memory_order_acquire)) sched_yield();
+    }
+    void give() { held_.clear(std::memory_order_release); }
+
+  private:
+    std::atomic_flag held_ = ATOMIC_FLAG_INIT;
+};
+
+// A step as it is asked for: inputs of ``live`` rows, and ``asked`` numbers of rows.
+struct Call {
+    int function, live, asked;
+    const int32_t *ids, *pos, *slot, *rows;
+    uint64_t loops, due;  // loops over units, and units, of all steps before it
+
+    static constexpr int inputs(int rows, int asked) { return 3 * rows + asked; }
+
+    // The same step, with its inputs in ``room``.
+    Call copied(int32_t* room) const {
+        Call copy = *this;
+        for (const int32_t** input : {&copy.ids, &copy.pos, &copy.slot}) {
+            if (*input != nullptr) std::memcpy(room, *input, sizeof(int32_t) * live);
+            *input = room;
+            room += live;
+        }
+        if (asked > 0) std::memcpy(room, rows, sizeof(int32_t) * asked);
+        copy.rows = room;
+        return copy;
+    }
 };
 
 // How often this process is the child of a fork: the threads of a team stay behind in the parent.
@@ -101,18 +134,19 @@ inline void count_forks() {
 
 class Team {
   public:
-    using Job = void (*)(void* what, int thread);
+    using Job = void (*)(void* what, Call& call, int thread);
 
     static constexpr long PAGE = 4096;
 
     // What one thread is given of ``scratch`` bytes: whole pages, and nothing that another thread writes to.
     static constexpr long pages(long scratch) { return (scratch + PAGE - 1) / PAGE * PAGE; }
-    long bytes() const { return stride_ * threads_ + PAGE; }
+    long bytes() const { return (stride_ + inputs_) * threads_ + PAGE; }
 
-    // False where memory or threads cannot be had.
-    bool start(int threads, long scratch) {
-        threads_ = threads;
-        stride_ = pages(scratch);
+    // Threads for ``job(what, call, thread)``, with ``scratch`` bytes each and room for so many inputs of a step. False
+    // where memory or threads cannot be had.
+    bool start(int threads, long scratch, int inputs, Job job, void* what) {
+        threads_ = threads, job_ = job, what_ = what;
+        stride_ = pages(scratch), inputs_ = pages(long(sizeof(int32_t)) * inputs);
         count_forks();
         generation_ = forks.load();
         void* room = nullptr;
@@ -123,17 +157,20 @@ class Team {
     }
 
     int threads() const { return threads_; }
-    Barrier* barrier() { return &barrier_; }
+    Progress* progress() { return &progress_; }
     unsigned char* scratch(int thread) const { return scratch_ + size_t(stride_) * thread; }
 
-    // ``job(what, thread)`` on every thread, the caller being thread 0; returns when all are done.
-    void run(Job job, void* what) {
-        if (threads_ == 1) return job(what, 0);
-        if (generation_ != forks.load(std::memory_order_relaxed)) rehire();
-        job_ = job, what_ = what;
-        begun_.change();
-        job(what, 0);
-        barrier_.wait(threads_);
+    // A step by the caller, thread 0, and by all others that come in time; returns when all is done.
+    void run(Call& call) {
+        if (threads_ > 1) {
+            if (generation_ != forks.load(std::memory_order_relaxed)) rehire();
+            lock_.take();
+            posted_ = call.copied(inputs(0));
+            calls_.fetch_add(1, std::memory_order_seq_cst);
+            lock_.give();
+            begun_.tell();
+        }
+        job_(what_, call, 0);
     }
 
     ~Team() {
@@ -149,26 +186,35 @@ class Team {
         int thread;
     };
 
+    int32_t* inputs(int thread) const {
+        return reinterpret_cast<int32_t*>(scratch_ + size_t(stride_) * threads_ + size_t(inputs_) * thread);
+    }
+
     static void* work(void* self) {
         Worker& me = *static_cast<Worker*>(self);
         Team& team = *me.team;
         for (uint32_t seen = team.hired_at_;;) {
-            team.begun_.wait(seen, team.barrier_.spins);
-            ++seen;
-            if (team.job_ == nullptr) return nullptr;
-            team.job_(team.what_, me.thread);
-            team.barrier_.wait(team.threads_);
+            const auto called = [&] { return team.calls_.load(std::memory_order_seq_cst) != seen; };
+            team.begun_.until(called, team.progress_.spins);
+            // The newest step; its inputs may be gone before this thread is through with it, so it has its own.
+            team.lock_.take();
+            seen = team.calls_.load(std::memory_order_relaxed);
+            const bool over = team.over_;
+            Call call = over ? Call{} : team.posted_.copied(team.inputs(me.thread));
+            team.lock_.give();
+            if (over) return nullptr;
+            team.job_(team.what_, call, me.thread);
         }
     }
 
     bool hire() {
-        cpu_cores_ = int(sysconf(_SC_NPROCESSORS_ONLN));
+        int cores = int(sysconf(_SC_NPROCESSORS_ONLN));
 #if defined(__linux__)
         cpu_set_t usable;
-        if (sched_getaffinity(0, sizeof usable, &usable) == 0) cpu_cores_ = CPU_COUNT(&usable);
+        if (sched_getaffinity(0, sizeof usable, &usable) == 0) cores = CPU_COUNT(&usable);
 #endif
-        barrier_.spins = threads_ <= cpu_cores_ ? 20000 : 0;  // who spins where all cores are taken keeps others waiting
-        hired_at_ = begun_.now();
+        progress_.spins = threads_ <= cores ? 20000 : 0;  // who spins where all cores are taken keeps others waiting
+        hired_at_ = calls_.load();
         sigset_t every, before;  // signals are for the threads of whoever called us
         sigfillset(&every);
         pthread_sigmask(SIG_SETMASK, &every, &before);
@@ -184,26 +230,34 @@ class Team {
 
     void rehire() {
         generation_ = forks.load();
-        barrier_.clear_after_fork();
+        progress_.clear_after_fork();
         begun_.clear_after_fork();
+        lock_.give();  // whoever held it stayed behind
         if (!hire()) std::abort();  // a step cannot fail, and there is no thread to compute it
     }
 
     void dismiss() {
-        job_ = nullptr;
-        begun_.change();
+        lock_.take();
+        over_ = true;
+        calls_.fetch_add(1, std::memory_order_seq_cst);
+        lock_.give();
+        begun_.tell();
         for (int i = 1; i < hired_; ++i) pthread_join(workers_[i].handle, nullptr);
     }
 
-    int threads_ = 1, hired_ = 1, cpu_cores_ = 1, generation_ = 0;
-    long stride_ = 0;
+    int threads_ = 1, hired_ = 1, generation_ = 0;
+    long stride_ = 0, inputs_ = 0;
     uint32_t hired_at_ = 0;
+    bool over_ = false;
     Worker* workers_ = nullptr;
     unsigned char* scratch_ = nullptr;
     Job job_ = nullptr;
     void* what_ = nullptr;
+    Call posted_{};
+    std::atomic<uint32_t> calls_{0};
     Signal begun_;
-    Barrier barrier_;
+    Lock lock_;
+    Progress progress_;
 };
 
 }  // namespace graphllm

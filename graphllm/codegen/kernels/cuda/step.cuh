@@ -18,10 +18,6 @@ struct Column {
     __device__ int operator[](int t) const { return at[3 * t]; }
 };
 
-struct Range {
-    int first, last;  // [first, last)
-};
-
 struct Step {
     Word live;               // rows 0 … live - 1 are there
     const int* rows;         // the row that is asked for
@@ -36,12 +32,24 @@ struct Step {
           slot{words + HEADER_WORDS + 2},
           block(block),
           blocks(blocks) {}
+};
 
-    // This block's part of ``units``.
-    __device__ Range share(int units) const {
-        const int each = units / blocks, more = units % blocks;
-        const int first = block * each + (block < more ? block : more);
-        return {first, first + each + (block < more)};
+// A block's turns at units of work: its part of them, all at once.
+//
+//   for (Turns turns(step, n); turns.next();) … units turns.first … turns.last - 1
+struct Turns {
+    int first, last;
+    bool fresh = true;
+
+    __device__ Turns(const Step& step, int units) {
+        const int each = units / step.blocks, more = units % step.blocks;
+        first = step.block * each + (step.block < more ? step.block : more);
+        last = first + each + (step.block < more);
+    }
+    __device__ bool next() {
+        const bool now = fresh;
+        fresh = false;
+        return now;
     }
 };
 
