@@ -208,5 +208,11 @@ def test_the_command_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert "of the floor of" in said[0]
     assert said[2].split()[:4] == ["kernel", "launches", "blocks", "threads"]
     assert any(line.startswith("attention_1 ") for line in said)
+    assert main(["show", "demo", "--source", "cuda", "--resources", "sm_86"]) == 0
+    table, _, code = capsys.readouterr().out.partition("\n\n// ")
+    assert table.splitlines() == said
+    assert "attention_1(" in code
+    assert main(["show", "demo", "--source", "cpu", "--resources"]) == 2
+    assert main(["show", "demo", "--memory", "--resources"]) == 2
     assert main(["show", "demo", "--resources", "sm_1"]) == 2
     assert main(["show", "demo", "--resources", "--function", "none"]) == 2

@@ -123,14 +123,15 @@ def _show(p: argparse.ArgumentParser) -> None:
         metavar="TARGET",
         help="the generated source",
     )
-    what.add_argument(
+    what.add_argument("--memory", action="store_true", help="the memory map of a function: address by time")
+    p.add_argument(
         "--resources",
         nargs="?",
         const="sm_90",
         metavar="ARCH",
-        help="registers, shared memory, spills and bytes moved of every CUDA kernel (default: sm_90)",
+        help="registers, shared memory, spills and bytes moved of every CUDA kernel (default: sm_90); with --source, "
+        "its code too",
     )
-    what.add_argument("--memory", action="store_true", help="the memory map of a function: address by time")
     p.add_argument("--function", metavar="NAME", help="only this function: decode, prefill_32 …")
     p.add_argument("--layer", type=whole, metavar="N", help="only this layer")
     p.add_argument(

@@ -27,6 +27,8 @@ def run(a: argparse.Namespace) -> int:
     with suppress(OSError, ValueError):  # one of them is not there
         if a.output is not None and Path(a.output).samefile(a.model):
             raise GraphLLMError(f"{a.output}: the model itself; expected another name for what is shown of it")
+    if a.resources is not None and (a.stage or a.memory or (a.source or "cuda") != "cuda"):
+        raise GraphLLMError("--resources: of CUDA kernels; expected it alone, or with --source cuda")
     target = "cuda" if a.resources is not None else a.source or None
     write_text(a.output, _shown(inspect(source_of(a.model), seen_options(a, source_of(a.model), target)), a))
     return 0
@@ -38,10 +40,11 @@ def _shown(subject: Inspection, a: argparse.Namespace) -> str:
 
     suffix = "." + a.output.rsplit(".", 1)[-1] if a.output else ""
     form = a.format or _BY_SUFFIX.get(suffix, "text")
+    if a.resources is not None:
+        table = _resources(subject, a)
+        return table if a.source is None else f"{table}\n\n{subject.source('cuda')}"
     if a.source is not None:
         return subject.source(a.source or resolve(None)[0])
-    if a.resources is not None:
-        return _resources(subject, a)
     if a.memory:
         if form not in ("text", "svg"):
             raise GraphLLMError(f"--memory: no {form} of the memory map; expected --format text or svg")
