@@ -13,8 +13,9 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder GRAPHLLM_CACHE names: of this run, and made only when something is cached."""
-    folder = tmp_path_factory.getbasetemp() / "graphllm-cache"
+    """The folder GRAPHLLM_CACHE names: of this run, all its processes, and made only when something is cached."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "graphllm-cache"
     monkeypatch.setenv("GRAPHLLM_CACHE", str(folder))
     return folder
 

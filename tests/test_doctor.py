@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
 from pathlib import Path
 
 import numpy as np
@@ -80,14 +78,10 @@ def test_a_compiler_that_fails_is_broken(
     assert "1 broken" in capsys.readouterr().out
 
 
-def test_a_cache_for_others_to_write_is_broken(private_cache: Path) -> None:
-    private_cache.mkdir(parents=True, exist_ok=True)
-    mode = stat.S_IMODE(os.stat(private_cache).st_mode)
-    private_cache.chmod(0o777)
-    try:
-        (found,) = storage()
-    finally:
-        private_cache.chmod(mode)
+def test_a_cache_for_others_to_write_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path.chmod(0o777)
+    monkeypatch.setenv("GRAPHLLM_CACHE", str(tmp_path))
+    (found,) = storage()
     assert found.state == "broken"
     assert "GRAPHLLM_CACHE" in found.fix
 
