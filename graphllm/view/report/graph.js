@@ -71,7 +71,7 @@ function frameShape(frame, layout, fn, open) {
   };
   return svg("g", frame.foldable ? { on: { click: toggle }, style: { cursor: "pointer" } } : {},
     svg("rect", { class: "frame", x, y: frame.top, width: BOX.width + BOX.chip + 26, height: frame.bottom - frame.top, rx: 8 }),
-    svg("text", { class: "bold", x: x + BOX.width + BOX.chip + 12, y: frame.top + 17, "text-anchor": "end" }, `${frame.foldable ? (frame.folded ? "▸ " : "▾ ") : ""}${frame.title}`));
+    svg("text", { class: "bold", x: x + BOX.width, y: frame.top + 17, "text-anchor": "end" }, `${frame.foldable ? (frame.folded ? "▸ " : "▾ ") : ""}${frame.title}`));
 }
 
 function kernelShape(box, fn, open, largest) {
