@@ -14,6 +14,7 @@
 #include "options.h"
 #include "sampler.h"
 #include "session.h"
+#include "stops.h"
 #include "tokenizer.h"
 
 namespace program {
@@ -30,7 +31,7 @@ bool ends_text(int id) {
 // Prints an answer: text, or ids with spaces between them.
 class Output {
   public:
-    Output(const Tokenizer* tokenizer, const Options& options, const std::vector<int>& prompt) {
+    Output(const Tokenizer* tokenizer, const Options& options, const std::vector<int>& prompt) : stops_(options.stop) {
         if (tokenizer == nullptr) return;
         speaker_ = std::make_unique<Speaker>(*tokenizer);
         std::string said;
@@ -39,11 +40,17 @@ class Output {
     }
 
     void push(int id) {
-        write(speaker_ ? speaker_->push(id) : (first_ ? "" : " ") + std::to_string(id));
+        write(speaker_ ? stops_.push(speaker_->push(id)) : (first_ ? "" : " ") + std::to_string(id));
         first_ = false;
     }
 
-    void finish() { write((speaker_ ? speaker_->finish() : "") + "\n"); }
+    // Whether one of the texts that end an answer has come.
+    bool stopped() const { return stops_.found(); }
+
+    void finish() {
+        if (speaker_ && !stopped()) write(stops_.push(speaker_->finish()) + stops_.finish());
+        write("\n");
+    }
 
   private:
     static void write(const std::string& text) {
@@ -52,6 +59,7 @@ class Output {
     }
 
     std::unique_ptr<Speaker> speaker_;
+    Stops stops_;
     bool first_ = true;
 };
 
@@ -66,6 +74,7 @@ int run(int count, char** words) {
             fail("prompt: this program cannot encode text for this model; give --ids (README.md says why)");
         history = tokenizer->encode(options.prompt);
     }
+    if (!options.stop.empty() && !tokenizer) fail("--stop: texts need a tokenizer, which this program does not have here");
     if (options.encode) {
         for (size_t i = 0; i < history.size(); ++i) std::printf(i ? " %d" : "%d", history[i]);
         std::puts("");
@@ -93,6 +102,10 @@ int run(int count, char** words) {
         }
         history.push_back(id);
         output.push(id);
+        if (output.stopped()) {
+            finish = "stop";
+            break;
+        }
         if (++made == options.max_tokens) break;
         if (session.length() >= model::CONTEXT) {
             finish = "context";

@@ -24,6 +24,7 @@ constexpr const char* USAGE =
     "  -t X                     temperature, 0: greedy (default: 0)\n"
     "  --top-k K  --top-p X  --min-p X  --seed N\n"
     "  --repetition-penalty X  --presence-penalty X  --frequency-penalty X  --penalty-window N\n"
+    "  --stop TEXT              end the answer before this text; may be given again\n"
     "  --ignore-eos             go on past end tokens\n"
     "  --no-echo                print the answer without the prompt\n"
     "  --threads N              (default: one for each physical core); no result depends on it\n"
@@ -33,6 +34,7 @@ constexpr const char* USAGE =
 
 struct Options {
     std::string prompt, folder;
+    std::vector<std::string> stop;
     std::vector<int> ids;
     bool by_ids = false, ignore_eos = false, echo = true, stats = false, encode = false;
     long max_tokens = 256;
@@ -125,6 +127,9 @@ inline Options parsed_options(int count, char** words, int vocab) {
             s.window = int(parsed_whole(name, value(), 0, 1L << 30));
         } else if (name == "--seed") {
             s.seed = uint64_t(parsed_whole(name, value(), 0, INT64_MAX)), seeded = true;
+        } else if (name == "--stop") {
+            out.stop.emplace_back(value());
+            if (out.stop.back().empty()) fail("--stop: expected a text");
         } else if (name == "--threads") {
             out.threads = int(parsed_whole(name, value(), 0, 256));
         } else if (name == "--folder") {

@@ -13,6 +13,7 @@
 #include "fail.h"
 #include "mapped_file.h"
 #include "merges.h"
+#include "normal_form.h"
 #include "scores.h"
 #include "utf8.h"
 #include "words.h"
@@ -24,7 +25,7 @@ class Tokenizer {
     explicit Tokenizer(const std::string& path) : file_(path), path_(path) {
         if (file_.size() < 8 || std::memcmp(file_.data(), "GLTK", 4) != 0) fail("%s: not a tokenizer", path.c_str());
         at_ = 4;
-        if (number() != 1) fail("%s: of another version than this program", path.c_str());
+        if (number() != 2) fail("%s: of another version than this program", path.c_str());
         kind_ = Kind(number());
         leading_ = number();
         before_ = integers();
@@ -135,7 +136,7 @@ class Tokenizer {
             const std::string_view from = text();
             replaced_.emplace_back(from, text());
         }
-        unstable_ = ranges();
+        read_normal_form();
         words_.gpt2 = byte() != 0;
         words_.digits = int(number());
         words_.letters = ranges();
@@ -148,6 +149,23 @@ class Tokenizer {
         for (uint32_t n = number(); n > 0; --n) {
             const int left = int(number()), right = int(number());
             merges_.add(left, right, int(number()));
+        }
+    }
+
+    void read_normal_form() {
+        for (uint32_t n = number(); n > 0; --n) {
+            const uint32_t point = number();
+            normal_form_.add_class(point, int(number()));
+        }
+        for (uint32_t n = number(); n > 0; --n) {
+            const uint32_t point = number();
+            std::vector<uint32_t> parts(number());
+            for (uint32_t& part : parts) part = number();
+            normal_form_.add_parts(point, std::move(parts));
+        }
+        for (uint32_t n = number(); n > 0; --n) {
+            const uint32_t first = number(), second = number();
+            normal_form_.add_pair(first, second, number());
         }
     }
 
@@ -203,14 +221,12 @@ class Tokenizer {
     }
 
     std::string normalised(std::string_view text) const {
-        for (size_t at = 0; at < text.size() && !unstable_.empty();) {
-            const uint32_t point = utf8_next(text, at);
-            if (within(unstable_, point))
-                fail("prompt: U+%04X may need Unicode normalisation, which this program does not do; give --ids",
-                     unsigned(point));
-        }
         std::string out(prepended_);
-        out += text;
+        if (normal_form_.empty()) {
+            out += text;
+        } else {
+            out += normal_form_.composed(text);
+        }
         for (const auto& [from, to] : replaced_)
             for (size_t at = 0; (at = out.find(from, at)) != std::string::npos; at += to.size())
                 out.replace(at, from.size(), to);
@@ -277,7 +293,7 @@ class Tokenizer {
     Added added_, added_normalised_;
     std::string_view prepended_;
     std::vector<std::pair<std::string_view, std::string_view>> replaced_;
-    Ranges unstable_;
+    NormalForm normal_form_;
     Words words_;
     std::unordered_map<std::string_view, int> whole_;
 };

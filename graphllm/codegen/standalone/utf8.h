@@ -49,6 +49,16 @@ inline uint32_t utf8_next(std::string_view text, size_t& at) {
     return point;
 }
 
+inline void utf8_append(uint32_t point, std::string& out) {
+    if (point < 0x80) {
+        out += char(point);
+        return;
+    }
+    const int more = point < 0x800 ? 1 : point < 0x10000 ? 2 : 3;
+    out += char((0xFF00 >> (more + 1) & 0xFF) | point >> 6 * more);
+    for (int k = more - 1; k >= 0; --k) out += char(0x80 | (point >> 6 * k & 0x3F));
+}
+
 // Takes bytes as they come and gives whole characters; what can be none becomes U+FFFD.
 class Utf8Stream {
   public:

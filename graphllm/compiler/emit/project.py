@@ -117,9 +117,8 @@ class Emission:
             why = "".join(c if c.isprintable() and c not in "`<>" else "?" for c in self.tokenizer.why_not)
             return f"Prompts are ids (`--ids`), and so are answers, because text cannot be encoded here. {why}."
         return (
-            "Prompts are encoded as the plan's tokenizer encodes them: the same merges, the same special tokens. Text "
-            "that the\ntokenizer would normalise (Qwen: letters with separate accents, and the like) is refused rather "
-            "than encoded otherwise.\n`./generate --encode -p TEXT` prints the ids."
+            "Prompts are encoded as the plan's tokenizer encodes them: the same normal form, merges and special tokens.\n"
+            "`./generate --encode -p TEXT` prints the ids."
         )
 
 

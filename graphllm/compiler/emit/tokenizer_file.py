@@ -15,14 +15,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from graphllm.compiler.emit.unicode_ranges import Ranges, letters, numbers, spaces, unstable
+from graphllm.compiler.emit.normal_form import compositions, decompositions, mark_classes
+from graphllm.compiler.emit.unicode_ranges import Ranges, letters, numbers, spaces
 from graphllm.plan.tokenizer_data import TokenizerData
 from graphllm.runtime.tokenizer import Tokenizer
 from graphllm.runtime.tokenizer.decode_rule import BYTE_LEVEL
 from graphllm.runtime.tokenizer.sentencepiece_model import SentencePieceTokenizer
 from graphllm.runtime.tokenizer.tokenizer_json import JsonTokenizer
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _DECODES, _SCORES, _BYTES, _CHARACTERS = range(4)
 _GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _WORDS: Final = (
@@ -122,7 +123,7 @@ def _merges(data: TokenizerData) -> tuple[int, bytes]:
         _added((name.encode(), i) for name, i in normalised),
         _text(prepended),
         struct.pack("<I", len(replaced)) + b"".join(_text(a) + _text(b) for a, b in replaced),
-        _ranges(unstable() if composed else ()),
+        _normal_form() if composed else struct.pack("<III", 0, 0, 0),
         struct.pack("<BI", gpt2, digits),
         *(_ranges(r() if byte_level else ()) for r in (letters, numbers, spaces)),
         struct.pack("<iB", unknown, bool(model.get("fuse_unk"))),
@@ -131,6 +132,21 @@ def _merges(data: TokenizerData) -> tuple[int, bytes]:
         struct.pack("<I", len(merges)) + b"".join(struct.pack("<iii", *m) for m in merges),
     ]
     return _BYTES if byte_level else _CHARACTERS, b"".join(parts)
+
+
+def _normal_form() -> bytes:
+    """Classes of marks, what characters are apart, and which two are one together."""
+    classes, parts, pairs = mark_classes(), decompositions(), compositions()
+    return b"".join(
+        [
+            struct.pack("<I", len(classes)),
+            *(struct.pack("<II", point, number) for point, number in classes.items()),
+            struct.pack("<I", len(parts)),
+            *(struct.pack(f"<II{len(p)}I", point, len(p), *p) for point, p in parts.items()),
+            struct.pack("<I", len(pairs)),
+            *(struct.pack("<III", *two, both) for two, both in pairs.items()),
+        ]
+    )
 
 
 def _normaliser(component: Any) -> tuple[str, list[tuple[str, str]], bool]:

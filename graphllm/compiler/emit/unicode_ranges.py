@@ -1,5 +1,4 @@
-"""What an emitted tokenizer must know of Unicode, as ranges of code points: letters, numbers, spaces, and what
-normalisation might change.
+"""What an emitted tokenizer must know of Unicode, as ranges of code points: letters, numbers, spaces.
 
 From Python's own tables. The libraries that tokenize have tables of their own, perhaps of another year; characters that
 were new between the two may be cut otherwise.
@@ -13,7 +12,7 @@ from functools import cache
 
 Ranges = tuple[tuple[int, int], ...]
 
-_ASSIGNED = (*range(0x80, 0x34000), *range(0xE0000, 0xE0200))  # beyond ASCII; all others are private or not given out
+ASSIGNED = (*range(0x80, 0x34000), *range(0xE0000, 0xE0200))  # beyond ASCII; all others are private or not given out
 _SPACES = {*range(0x09, 0x0E), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000}
 
 
@@ -35,26 +34,9 @@ def spaces() -> Ranges:
     return _ranges(lambda c: ord(c) in _SPACES)
 
 
-@cache
-def unstable() -> Ranges:
-    """Characters whose presence may mean that a text is not in normal form C: a text without them is."""
-    return _ranges(lambda c: unicodedata.combining(c) != 0 or unicodedata.normalize("NFC", c) != c or _composes(c))
-
-
-def _composes(c: str) -> bool:
-    """Whether it may combine with the character before it: vowels and finals of Hangul, and some Indic signs."""
-    return ord(c) in _seconds() or 0x1161 <= ord(c) <= 0x1175 or 0x11A8 <= ord(c) <= 0x11C2
-
-
-@cache
-def _seconds() -> frozenset[int]:
-    parts = (unicodedata.decomposition(chr(i)).split() for i in _ASSIGNED)
-    return frozenset(int(p[1], 16) for p in parts if len(p) == 2 and not p[0].startswith("<"))
-
-
 def _ranges(wanted: Callable[[str], bool]) -> Ranges:
     out: list[tuple[int, int]] = []
-    for i in _ASSIGNED:
+    for i in ASSIGNED:
         if 0xD800 <= i < 0xF900 or not wanted(chr(i)):
             continue
         if out and out[-1][1] == i - 1:
