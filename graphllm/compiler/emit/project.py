@@ -117,7 +117,7 @@ class Emission:
             why = "".join(c if c.isprintable() and c not in "`<>" else "?" for c in self.tokenizer.why_not)
             return f"Prompts are ids (`--ids`), and so are answers, because text cannot be encoded here. {why}."
         return (
-            "Prompts are encoded as the plan's tokenizer encodes them: the same normal form, merges and special tokens.\n"
+            "Prompts are encoded as the plan's tokenizer encodes them: normal form, merges, special tokens.\n"
             "`./generate --encode -p TEXT` prints the ids."
         )
 
