@@ -24,9 +24,14 @@ from tests.gguf_writer import q8_0, write_gguf
 from tests.test_gguf import gguf_names, metadata
 
 CONFIG = ModelConfig(
-    "qwen3_moe", 32, 2, 4, 2, 8, 20, 41, 64, 1e-6, 1e4, "half", qk_norm=True, bos_id=1, eos_ids=(2,), experts=5
+    "qwen3_moe",
+    *(32, 2, 4, 2, 8, 20, 41, 64, 1e-6, 1e4, "half"),
+    qk_norm=True,
+    bos_id=1,
+    eos_ids=(2,),
+    experts=5,
+    experts_used=2,
 )
-CONFIG = replace(CONFIG, experts_used=2)
 NATIVE = resolve(None)[0] == "cpu" or resolve("cpu")[1] == ""
 DEVICES = ["numpy", "cpu"]
 
@@ -224,6 +229,25 @@ def used_experts(config: ModelConfig, tensors: dict[str, NDArray[Any]], ids: lis
     finally:
         decoder.top_experts = kept
     return seen
+
+
+@pytest.mark.parametrize(("device", "store"), [("numpy", "f32"), ("numpy", "int8"), ("cpu", "int8")])
+def test_a_prompts_rows_do_not_know_each_other(tmp_path: Path, device: Any, store: str) -> None:
+    """To the bit: whoever else is in the chunk, and chooses the same experts or others."""
+    if device == "cpu" and not NATIVE:
+        pytest.skip("no C++ compiler")
+    config = replace(CONFIG, layers=1, experts=3, windows=(1,))  # a row sees itself alone
+    window = {"sliding_window": 1, "use_sliding_window": True, "max_window_layers": 0}
+    write_mixture(tmp_path / "m", config, mixture_tensors(config, 8), **window)
+    choice: dict[str, Any] = {"quantize": "int8"} if store == "int8" else {}
+    model = graphllm.load(tmp_path / "m", device=device, expand="never", **choice)
+    rng = np.random.default_rng(4)
+    first = rng.integers(3, 41, 32)
+    others = np.where(np.arange(32) % 5 == 0, first, rng.integers(3, 41, 32))
+    one, other = (model.logits(ids.tolist()) for ids in (first, others))
+    same = first == others
+    assert 7 <= same.sum() < 20
+    np.testing.assert_array_equal(one[same], other[same])
 
 
 def test_bytes_a_token_are_those_of_the_chosen(tmp_path: Path) -> None:

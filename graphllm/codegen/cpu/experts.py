@@ -38,7 +38,7 @@ def write_expert_linear(ops: Sequence[Operation], text: KernelText) -> str:
         text.line(f"return {text.row(op.result, 'y', f'(t * {used} + u)', written=True)};")
     counts = f"{text.count(op.result)}, {used}, {experts}, {n}, {UNIT}"
     text.line(f"expert_linear(step, weights, {counts}, {text.whole(ids, 'ids')}, source, out);")
-    text.private.append(f"expert_bytes({kind}::row_bytes({sizes}), {UNIT})")
+    text.private.append(f"expert_bytes({kind}::row_bytes({sizes}), {UNIT}, {ids.type.numel})")
     return "expert_linear"
 
 

@@ -1,7 +1,8 @@
 // Mixtures of experts: a row's choice among them, products with the matrices it chose, the sum of what they gave.
 //
 // Matrices [N,K] of all experts lie one below the other. Threads share out columns; of each expert that some row chose, a
-// thread reads its columns once for up to BUNCH of those rows, and nothing of the others.
+// thread reads its columns from memory once for up to STAGED of those rows, and nothing of the others. A few columns
+// stay in cache while they meet those rows, BUNCH at a time.
 #pragma once
 
 #include <cmath>
@@ -10,7 +11,7 @@
 
 namespace graphllm {
 
-constexpr int BUNCH = 4;
+constexpr int BUNCH = 4, STAGED = 32;
 
 // The ``used`` likeliest of ``experts``, and softmax of them, over all or (``normalized``) over those chosen.
 inline void top_experts(const float* logits, int experts, int used, bool normalized, int32_t* ids, float* shares) {
@@ -33,35 +34,42 @@ inline void top_experts(const float* logits, int experts, int used, bool normali
         for (int u = 0; u < used; ++u) shares[u] /= chosen;
 }
 
-constexpr long expert_bytes(long row, int unit) { return BUNCH * (row + 4L * up(unit, LANES)); }
+constexpr int staged_rows(int pairs) { return pairs < STAGED ? pairs : STAGED; }
+constexpr long expert_bytes(long row, int unit, int pairs) {
+    return staged_rows(pairs) * row + 4L * BUNCH * up(unit, LANES);
+}
 
 // out(t, u)[…n] = W[ids[t*used + u]] . source(t, u), for rows 0 … rows - 1.
 template <class W, class Source, class Out>
 inline void expert_linear(const Step& step, const W& weights, int rows, int used, int experts, int n, int unit,
                           const int32_t* ids, Source source, Out out) {
     const long row = weights.row();
+    const int pairs = rows * used, most = staged_rows(pairs);
     unsigned char* staged = step.scratch;
-    float* at = reinterpret_cast<float*>(staged + BUNCH * row);
-    const int pairs = rows * used, units = (n + unit - 1) / unit;
+    float* at = reinterpret_cast<float*>(staged + most * row);
+    const int units = (n + unit - 1) / unit;
     const auto columns_of = [&](const Turns& mine) {
         for (int e = 0; e < experts; ++e)
             for (int from = 0; from < pairs;) {
-                int bunch[BUNCH], count = 0;
-                for (; from < pairs && count < BUNCH; ++from)
-                    if (clip(ids[from], experts) == e) bunch[count++] = from;
-                if (count == 0) continue;
-                for (int i = 0; i < count; ++i) weights.stage(source(bunch[i] / used, bunch[i] % used), staged + i * row);
-                for (int c = mine.first; c < mine.last; ++c) {
+                int some[STAGED], count = 0;
+                for (; from < pairs && count < most; ++from)
+                    if (clip(ids[from], experts) == e) some[count++] = from;
+                for (int i = 0; i < count; ++i) weights.stage(source(some[i] / used, some[i] % used), staged + i * row);
+                for (int c = mine.first; count > 0 && c < mine.last; ++c) {
                     const int first = c * unit, columns = first + unit < n ? unit : n - first;
                     const long n0 = long(e) * n + first;
-                    switch (count) {
-                        case 1: weights.template few<1>(n0, columns, staged, at, unit); break;
-                        case 2: weights.template few<2>(n0, columns, staged, at, unit); break;
-                        case 3: weights.template few<3>(n0, columns, staged, at, unit); break;
-                        default: weights.template few<4>(n0, columns, staged, at, unit);
+                    for (int i = 0; i < count; i += BUNCH) {
+                        const unsigned char* x = staged + i * row;
+                        const int bunch = count - i < BUNCH ? count - i : BUNCH;
+                        switch (bunch) {
+                            case 1: weights.template few<1>(n0, columns, x, at, unit); break;
+                            case 2: weights.template few<2>(n0, columns, x, at, unit); break;
+                            case 3: weights.template few<3>(n0, columns, x, at, unit); break;
+                            default: weights.template few<4>(n0, columns, x, at, unit);
+                        }
+                        for (int j = 0; j < bunch; ++j)
+                            copy(at + j * unit, columns, out(some[i + j] / used, some[i + j] % used) + first);
                     }
-                    for (int i = 0; i < count; ++i)
-                        copy(at + i * unit, columns, out(bunch[i] / used, bunch[i] % used) + first);
                 }
             }
     };

@@ -1,7 +1,9 @@
 """Products with the matrices of chosen experts, which lie one below the other in one matrix [E*N,K].
 
-One row at a time, so that no row's rounding depends on how many others chose the same expert. Where weights are widened
-as they are read, each expert that some row chose is widened once a step, tile by tile, and no other is touched.
+Each expert that some row chose is read, and widened where it is stored in less than f32, once a step, and no other is
+touched. Few rows are multiplied one at a time. The rows of a prompt go SEATS at a time, each in the seat that its place
+among all rows gives it, beside rows of zeros where seats are left: so no row's rounding depends on who else chose its
+expert.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy import add, argsort, clip, divide, dot, exp, multiply, nonzero, subtract, take_along_axis, unique
+from numpy import add, argsort, clip, divide, dot, exp, matmul, multiply, nonzero, subtract, take_along_axis, unique
 from numpy.typing import NDArray
 
-from graphllm.codegen.kernels.numpy.convert import rows_of, tile_rows
+from graphllm.codegen.kernels.numpy.convert import TILE_BYTES, rows_of, tile_rows
 
 Array = NDArray[Any]
+FEW = 8  # rows that are multiplied one at a time
+SEATS = 16
 
 
 def top_experts(logits: Array, ids: Array, shares: Array, normalized: bool) -> None:
@@ -45,31 +49,63 @@ def bind_experts(
     ``stored`` [E*N,K] is f32, or is widened into ``tile`` (flat f32) as ``convert`` does.
     """
     n, k = stored.shape[0] // experts, stored.shape[1]
-    own = x.shape[1] > 1
-
+    few = out.shape[0] <= FEW
     if tile is None:
+        step = n if few else min(n, max(1, TILE_BYTES // (4 * k)))  # stays in cache while all rows meet it
 
-        def run() -> None:
-            for (t, u), e in np.ndenumerate(clip(ids, 0, experts - 1)):
-                dot(stored[e * n : (e + 1) * n], x[t, u if own else 0], out=out[t, u])
+        def rows_from(first: int, last: int) -> Array:
+            return stored[first:last]
 
-        return run
+    else:
+        fill, step = rows_of(stored, scale, group), min(n, tile_rows(stored.shape, group))
+        room = tile[: step * k].reshape(step, k)
 
-    fill, step = rows_of(stored, scale, group), min(n, tile_rows(stored.shape, group))
-    room = tile[: step * k].reshape(step, k)
+        def rows_from(first: int, last: int) -> Array:
+            w = room[: last - first]
+            fill(first, last, w)
+            return w
 
-    def run_tiled() -> None:
+    product = _one_at_a_time if few else _seated
+
+    def run() -> None:
         chosen = clip(ids, 0, experts - 1)
         for e in unique(chosen):
-            pairs = list(zip(*nonzero(chosen == e), strict=True))
+            t, u = nonzero(chosen == e)
+            multiply_tile = product(x, t, u, out)
             for first in range(0, n, step):
                 last = min(first + step, n)
-                w = room[: last - first]
-                fill(e * n + first, e * n + last, w)
-                for t, u in pairs:
-                    dot(w, x[t, u if own else 0], out=out[t, u, first:last])
+                multiply_tile(rows_from(e * n + first, e * n + last), first, last)
 
-    return run_tiled
+    return run
+
+
+def _one_at_a_time(x: Array, t: Array, u: Array, out: Array) -> Callable[[Array, int, int], None]:
+    pairs = list(zip(t.tolist(), u.tolist(), strict=True))
+    own = x.shape[1] > 1
+
+    def multiply_tile(w: Array, first: int, last: int) -> None:
+        for i, j in pairs:
+            dot(w, x[i, j if own else 0], out=out[i, j, first:last])
+
+    return multiply_tile
+
+
+def _seated(x: Array, t: Array, u: Array, out: Array) -> Callable[[Array, int, int], None]:
+    seats = t % SEATS
+    taken = [0] * SEATS
+    bunches: list[int] = []
+    for seat in map(int, seats):
+        bunches.append(taken[seat])
+        taken[seat] += 1
+    rows = np.zeros((max(taken), SEATS, x.shape[2]), x.dtype)
+    rows[bunches, seats] = x[t, u if x.shape[1] > 1 else 0]
+
+    def multiply_tile(w: Array, first: int, last: int) -> None:
+        for bunch, some in enumerate(rows):
+            here = np.equal(bunches, bunch)
+            out[t[here], u[here], first:last] = matmul(some, w.T)[seats[here]]
+
+    return multiply_tile
 
 
 def bind_expert_sum(y: Array, shares: Array, out: Array) -> Callable[[], None]:
