@@ -204,6 +204,8 @@ class TestCommand:
     def test_what_is_free_where_nothing_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["check", str(plan(tmp_path)), "--device", "numpy:0"]) == 0
         assert "largest context" in capsys.readouterr().out
+        assert main(["check", str(plan(tmp_path)), "--device", "cuda-sim"]) == 0
+        assert "copied to the device" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

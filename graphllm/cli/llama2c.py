@@ -127,11 +127,10 @@ def _run(options: _Options) -> int:
 
 def _load(options: _Options) -> Any:
     from graphllm import api
-    from graphllm.cli.device import named_device
 
     here = Path("tokenizer.bin")
     tokenizer = options.given.get("z") or (here if here.is_file() else None)
-    device = named_device(options.given["--device"])[0] if "--device" in options.given else None
+    device = options.given.get("--device")
     threads, cache = options.given.get("--threads", "0"), options.given.get("--kv", "f32")
     if not threads.isdecimal() or len(threads) > 6:
         raise GraphLLMError(f"--threads {threads}: expected 0 or more")

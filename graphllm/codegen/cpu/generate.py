@@ -75,7 +75,11 @@ extern "C" void graphllm_marks(int64_t* room, long of_thread) { marks = room, ma
 """
 _WORKSPACE = """
 
-extern "C" long graphllm_thread_workspace() { return Team::pages(PRIVATE); }
+constexpr int INPUTS = Call::inputs(%(rows)d, %(most_asked)d);
+
+extern "C" long graphllm_thread_workspace() {
+    return Team::pages(PRIVATE) + Team::pages(long(sizeof(int32_t)) * INPUTS);
+}
 """
 
 _TAIL = """\
@@ -224,10 +228,9 @@ def generate(module: Module, *, timed: bool = False) -> str:
     cases = [f"        case {i}: step_{name}(step, running.model); break;" for i, name in enumerate(module.functions)]
     asked = [_asked(f) for f in module.functions.values()]
     tail = _TAIL % {
+        **_inputs(module),
         "abi": ABI,
         "asked": ", ".join(map(str, asked)) or "0",
-        "rows": max(map(row_count, module.functions.values()), default=1),
-        "most_asked": max(asked, default=0),
         "wait": "meet" if timed else "wait",
         "weights": len(names),
         "states": len(module.states),
@@ -244,7 +247,13 @@ def generate_workspace(module: Module) -> str:
     Raises PlanError like ``generate``.
     """
     unit, _ = _written(module)
-    return _HEAD + _private(unit) + _WORKSPACE
+    return _HEAD + _private(unit) + _WORKSPACE % _inputs(module)
+
+
+def _inputs(module: Module) -> dict[str, int]:
+    """The most rows of any function, and the most of them that any is asked for."""
+    functions = module.functions.values()
+    return {"rows": max(map(row_count, functions), default=1), "most_asked": max(map(_asked, functions), default=0)}
 
 
 def kernel_names(module: Module) -> dict[str, list[str]]:

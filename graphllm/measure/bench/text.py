@@ -22,7 +22,7 @@ def bench_text(found: Bench, *, markdown: bool = False) -> str:
             rows.append(["", "", "ratio", case.name, f"{found.ratio(i):.3f}", "", "", *([""] * energy)])
     table = _markdown(head, rows) if markdown else _plain(head, rows)
     rounds = len(found.timed[0][0].speeds)
-    note = f"medians of {rounds} rounds"
+    note = f"medians of {rounds} rounds" if rounds > 1 else "one round"
     if found.bandwidth:
         whose = "the GPU's memory takes" if found.about[0]["device"] == "cuda" else "this machine reads"
         note += f"; {whose} {bytes_text(int(found.bandwidth))}/s"

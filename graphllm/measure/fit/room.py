@@ -9,16 +9,16 @@ from graphllm.errors import GraphLLMError
 from graphllm.runtime.memory import available_bytes
 
 
-def room_of(target: str, number: int = 0) -> int:
-    """Bytes that are free on the device of a target, the ``number``-th where there are several.
+def room_of(device: str, number: int = 0) -> int:
+    """Bytes that are free on a device, the ``number``-th where there are several.
 
     Raises:
         GraphLLMError: the system does not say, or there is no such device. DeviceError where it cannot be asked.
     """
-    ask = _ROOMS.get(target)
+    ask = _ROOMS.get(device)
     found = ask(number) if ask is not None else None
     if found is None:
-        raise GraphLLMError(f"device {target}: does not say how much memory is free; give it with --memory")
+        raise GraphLLMError(f"device {device}: does not say how much memory is free; give it with --memory")
     return found
 
 
@@ -39,4 +39,9 @@ def _gpu(number: int) -> int | None:
         gpu.close()
 
 
-_ROOMS: Final[dict[str, Callable[[int], int | None]]] = {"cpu": _host, "numpy": _host, "cuda": _gpu}
+_ROOMS: Final[dict[str, Callable[[int], int | None]]] = {
+    "cpu": _host,
+    "numpy": _host,
+    "cuda": _gpu,
+    "cuda-sim": _host,
+}

@@ -11,11 +11,11 @@ def fit_text(fit: Fit) -> str:
     f = fit.footprint
     left = fit.room - f.total
     rows = [
-        ("weights", f.weights, "mapped from the plan"),
+        ("weights", f.weights, "copied to the device" if fit.target == "cuda" else "mapped from the plan"),
         ("weights, converted", f.converted, "held beside, in another form or place"),
         ("KV cache", f.states, _cache(fit)),
         ("arena", f.arena, "activations of the largest step"),
-        ("workspace", f.workspace, "of threads"),
+        ("workspace", f.workspace, "of launches, and to align" if fit.target == "cuda" else "of threads"),
         ("total", f.total, ""),
         ("there is", fit.room, ""),
         ("left" if left >= 0 else "lacking", abs(left), ""),
