@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,7 @@ from graphllm.ir.core import Module, Weight
 from graphllm.ir.types import TensorType
 from graphllm.passes.pipeline import lowering, portable
 from graphllm.passes.quantize_int8 import Quantization
-from graphllm.plan.launch import Program
+from graphllm.plan.launch import Kernel, Program
 
 Stored = Literal["f32", "bf16", "int8"]
 LLAMA_8B = Shape("llama", 4096, 14336, 32, 32, 8, 128256, 8192, 1e-5, 5e5, False, 128000, 128001)
@@ -58,3 +59,33 @@ def cuda_model(
     traced = trace(config, weights, 0, Steps(min(config.context, context), slots, "f16"))
     _, module, _ = lower(traced, passes, lowering(CUDA))
     return CudaModel(config, module, generate(module))
+
+
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """A kernel that several models may have, under a name of its own, and where: models, and its name in each."""
+
+    kernel: Kernel
+    users: list[tuple[CudaModel, str]]
+
+    def of(self, *prefixes: str, models: Iterable[CudaModel] | None = None) -> bool:
+        """Whether functions of these names launch it, of these models or of any."""
+        users = [u for u in self.users if models is None or any(u[0] is m for m in models)]
+        return any(name in model.kernels_of(*prefixes) for model, name in users)
+
+
+def distinct_kernels(models: Iterable[CudaModel]) -> list[Shared]:
+    """Every kernel once: those of models whose texts differ in nothing but names and comments are one."""
+    found: dict[str, Shared] = {}
+    count: dict[str, int] = {}
+    for model in models:
+        for name, kernel in model.program.kernels.items():
+            lines = (line for line in kernel.text.splitlines() if not line.startswith("//"))
+            text = "\n".join(lines).replace(name, "kernel")
+            if text not in found:
+                stem = name.rpartition("_")[0]
+                count[stem] = count.get(stem, 0) + 1
+                own = f"{stem}_{count[stem]}"
+                found[text] = Shared(Kernel(own, kernel.text.replace(name, own), kernel.ir), [])
+            found[text].users.append((model, name))
+    return list(found.values())

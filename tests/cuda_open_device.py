@@ -48,7 +48,7 @@ class OpenDevice:
         program: Program | None = None,
     ) -> None:
         self.program = program or generate(module)
-        library = simulated(list(self.program.kernels.values()), arch, watch=watch)
+        library = simulated(list(self.program.kernels.values()), arch, watch=watch, brief=True)
         self.driver = Simulator(library, arch, seed=seed)
         self._weights = [self._holding(weights[name]) for name in self.program.weights]
         self._states = {n: self._room(module.states[n].type.bytes) for n in self.program.states}
@@ -89,7 +89,7 @@ class OpenDevice:
         grid = (launch.grid[0], chunks) if launch.chunked else launch.grid
         reach = tuple(Reach(self.address(a.pointer), a.size, a.written) for a in launch.accesses)
         arguments = tuple(self.address(p) for p in launch.arguments)
-        return Resolved(launch.kernel, grid, launch.block, launch.shared, arguments, reach)
+        return Resolved(launch.kernel, grid, launch.block, launch.shared, arguments, reach, launch.numbers)
 
     def address(self, pointer: Pointer) -> Address:
         base = {

@@ -145,6 +145,20 @@ KERNELS: tuple[tuple[str, Storage, str], ...] = (
 )
 
 
+# Every way to store weights and every kind of cache once or twice: for kernels that a slow compiler has to build first.
+FEWER_KERNELS: tuple[tuple[str, Storage, str], ...] = (
+    ("odd_sizes", "f32", "f32"),
+    ("odd_interleaved", "flat", "f16"),
+    ("qk_norm_bias_interleaved", "int8", "f32"),
+    ("window_mixed", "bf16", "bf16"),
+    ("everything", "bf16", "i8"),
+    ("everything", "int8", "f16"),
+    ("mqa", "f32", "i8"),
+    ("narrow_heads", "f32", "f16"),
+    ("one_head", "f16", "f16"),
+)
+
+
 # Lone operations at sizes that share nothing with a vector register, all in one translation unit.
 
 

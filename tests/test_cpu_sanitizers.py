@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,9 @@ def surroundings(tmp_path: Path, kind: tuple[str, str], names: list[str], **extr
     if None in loaded:
         pytest.skip(f"the C++ compiler has no runtime for -fsanitize={kind[0]}")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    alone = ("env", "-u", "LD_PRELOAD", *(compiler_command() or ()))  # compilers take twice as long with it
     return environment | {
+        "CXX": shlex.join(alone),
         "LD_PRELOAD": " ".join(map(str, loaded)),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
         "TSAN_OPTIONS": "report_bugs=1 exitcode=66 halt_on_error=1",

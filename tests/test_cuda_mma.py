@@ -20,7 +20,6 @@ from graphllm.ir.core import Function, Module, State, Value, Weight
 from graphllm.ir.types import DType, TensorType
 from graphllm.passes.manager import run_passes
 from graphllm.passes.pipeline import lowering
-from graphllm.runtime.cuda.arch import ARCHS
 from tests.cuda_open_device import OpenDevice, cuda_lowered, needs_a_compiler
 from tests.cuda_programs import needs_nvrtc
 from tests.kernel_checks import Gathered, check, distinct_kernels, own_states
@@ -183,6 +182,7 @@ def test_registers_hold_what_tensor_cores_work_on(tmp_path: Path, monkeypatch: p
     kernels = [k for m in (few, many, _prompt(128, "f16")) for k in generate(m).kernels.values() if "_mma" in k.name]
     assert len(kernels) == 5
     kernels = [replace(k, name=f"k{i}", text=k.text.replace(k.name, f"k{i}")) for i, k in enumerate(kernels)]
-    for (name, arch), cubin in built(kernels, ARCHS).items():
+    for (name, arch), cubin in built(kernels, ("sm_75", "sm_80", "sm_90", "sm_120")).items():
         assert arch == "sm_75" or cubin.resources.spilled == 0, (name, arch, cubin.resources)
-        assert cubin.resources.registers <= (192 if name == "k4" else 128), (name, arch, cubin.resources)
+        most = 192 if name == "k4" else 160 if arch == "sm_75" else 128
+        assert cubin.resources.registers <= most, (name, arch, cubin.resources)

@@ -1,4 +1,4 @@
-"""Every kernel of the reference shapes, compiled for every architecture: what it takes, and how it loads weights."""
+"""Kernels of the reference shapes for all architectures: how many there are, what they take, how they load weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,58 +15,67 @@ import pytest
 from graphllm.compiler.launches.report import resident
 from graphllm.compiler.nvrtc.build import built
 from graphllm.compiler.nvrtc.cubin import Cubin
-from graphllm.runtime.cuda.arch import LIMITS
+from graphllm.runtime.cuda.arch import ARCHS, LIMITS
 from tests.cuda_programs import needs_nvrtc
-from tests.reference_shapes import REFERENCE, CudaModel, Stored, reference
+from tests.reference_shapes import CASES, Shared, Stored, all_kernels, reference
 
-# sm_90 has every shape both ways, the others one shape each: a kernel's text depends on the shape, not on the card
-JOBS: list[tuple[str, str, Stored]] = [("sm_90", name, stored) for name in REFERENCE for stored in ("bf16", "int8")]
-JOBS += [
-    ("sm_75", "llama-3.2-1b", "int8"),
-    ("sm_80", "tinyllama-1.1b", "bf16"),
-    ("sm_86", "qwen2.5-0.5b", "int8"),
-    ("sm_89", "llama-3.2-1b", "bf16"),
-    ("sm_90a", "qwen2.5-0.5b", "bf16"),
-    ("sm_100", "tinyllama-1.1b", "int8"),
-    ("sm_120", "llama-3.2-1b", "bf16"),
-]
+# sm_90 has every kernel. A text depends on the shape and not on the card, so generations of cards have one shape each,
+# and their younger siblings what decides about speed: its decode. benchmarks/cuda_kernels.py compiles all for all.
+COVERED: dict[str, tuple[str, Stored, str]] = {
+    "sm_75": ("llama-3.2-1b", "int8", ""),
+    "sm_80": ("tinyllama-1.1b", "bf16", ""),
+    "sm_86": ("qwen2.5-0.5b", "int8", "decode"),
+    "sm_89": ("llama-3.2-1b", "bf16", "decode"),
+    "sm_90a": ("qwen2.5-0.5b", "bf16", "decode"),
+    "sm_100": ("tinyllama-1.1b", "int8", "decode"),
+    "sm_120": ("llama-3.2-1b", "bf16", "decode"),
+}
 MOST_REGISTERS = {"decode": 128, "prefill_": 255}  # loosely: more in decode, and too few bytes are on their way
+# To compile one takes a third of a second: a model has so many, and all of the models together.
+KERNELS = {
+    ("tinyllama-1.1b", "bf16"): 23,
+    ("tinyllama-1.1b", "int8"): 24,
+    ("llama-3.2-1b", "bf16"): 22,
+    ("llama-3.2-1b", "int8"): 24,
+    ("qwen2.5-0.5b", "bf16"): 21,
+    ("qwen2.5-0.5b", "int8"): 23,
+}
+ALL_KERNELS = 108
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_models_have_few_kernels() -> None:
+    assert {case: len(reference(*case).program.kernels) for case in CASES} == KERNELS
+    assert len(all_kernels()) == ALL_KERNELS
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_kernels_compile_and_take_what_they_may(arch: str) -> None:
     needs_nvrtc()
+    name, stored, functions = COVERED.get(arch, ("", "bf16", ""))
+    models = [reference(name, stored)] if name else [reference(*case) for case in CASES]
+    wanted = [k for k in all_kernels() if k.of(functions, models=models)]
+    made = {kernel: cubin for (kernel, _), cubin in built([k.kernel for k in wanted], [arch]).items()}
+    assert len(made) == len(wanted) >= 7
+    for shared in wanted:
+        took = made[shared.kernel.name].resources
+        for prefix, most in MOST_REGISTERS.items():
+            assert took.registers <= most or not shared.of(prefix), (shared.kernel.name, took)
+        assert took.spilled == 0 or arch == "sm_75", (shared.kernel.name, took)
+        for model, own in shared.users:
+            for stream in model.program.streams.values():
+                for launch in (x for x in (*stream.launches, *stream.choice) if x.kernel == own):
+                    assert launch.shared + took.shared <= LIMITS[arch].shared
+                    assert resident(launch, took, arch) >= 1, launch.kernel
+    _check_loads([k for k in wanted if k.of("decode") and "linear" in k.kernel.name], made)
 
 
-@pytest.mark.parametrize(("arch", "name", "stored"), JOBS)
-def test_kernels_compile_and_take_what_they_may(arch: str, name: str, stored: Stored) -> None:
-    model = reference(name, stored)
-    made = {kernel: cubin for (kernel, _), cubin in built(model.program.kernels.values(), [arch]).items()}
-    assert set(made) == set(model.program.kernels)
-    resources = {kernel: cubin.resources for kernel, cubin in made.items()}
-    for prefix, most in MOST_REGISTERS.items():
-        kernels = model.kernels_of(prefix)
-        assert {k: r.registers for k, r in resources.items() if k in kernels and r.registers > most} == {}
-    if arch != "sm_75":
-        decode = model.kernels_of("decode")
-        assert {k: r.spilled for k, r in resources.items() if k in decode and r.spilled} == {}
-    for stream in model.program.streams.values():
-        for launch in (*stream.launches, *stream.choice):
-            assert launch.shared + resources[launch.kernel].shared <= LIMITS[arch].shared
-            assert resident(launch, resources[launch.kernel], arch) >= 1, launch.kernel
-    _check_loads(model, made)
-
-
-def _check_loads(model: CudaModel, made: Mapping[str, Cubin]) -> None:
+def _check_loads(products: Sequence[Shared], made: Mapping[str, Cubin]) -> None:
     """Decode's weights come in 16 bytes a lane, past the first-level cache."""
     tool = _disassembler()
-    if tool is None:
-        return
-    products = {k for k in model.kernels_of("decode") if "linear" in k}
     assert products
-    for kernel in products:
-        loads = re.findall(r"\bLDG\.[\w.]+", _disassembled(tool, made[kernel].code))
-        assert any(re.search(r"\.128\b", load) for load in loads), (kernel, sorted(set(loads)))
+    for product in products if tool is not None else ():
+        loads = re.findall(r"\bLDG\.[\w.]+", _disassembled(str(tool), made[product.kernel.name].code))
+        assert any(re.search(r"\.128\b", load) for load in loads), (product.kernel.name, sorted(set(loads)))
 
 
 def test_a_disassembler_is_there() -> None:

@@ -68,6 +68,9 @@ def products(fits: Fits) -> tuple[Template, ...]:
 
 
 ATTENTIONS: Final = tuple(Template("attention", op, frozenset(), frozenset({"reshape"})) for op in sorted(ATTENTION))
+EXPERTS: Final = (
+    Template("expert_linear", "expert_linear", frozenset({"cast", "dequantize"}), frozenset(), fits_experts),
+)
 GATHERS: Final = (
     Template("embed", "dequantize", frozenset({"embed"}), frozenset(), fits_gather),
     Template("embed", "embed", frozenset({"dequantize"}), frozenset({"cast"}), fits_gather),

@@ -244,11 +244,31 @@ def number(value: object) -> str:
     return f"{literal}f"
 
 
+def _top_experts(op: Operation, text: KernelText) -> None:
+    logits, (ids, shares) = op.operands[0], op.results
+    only_f32(op, text, logits, shares)
+    normalized = "true" if op.attrs["normalized"] else "false"
+    with _rows(text, ids):
+        sizes = f"{logits.type.shape[1]}, {op.attrs['used']}, {normalized}"
+        to = f"{text.row(ids, 'ids', 't', written=True)}, {text.row(shares, 'shares', 't', written=True)}"
+        text.line(f"top_experts({text.row(logits, 'logits', 't')}, {sizes}, {to});")
+
+
+def _expert_sum(op: Operation, text: KernelText) -> None:
+    y, shares = op.operands
+    only_f32(op, text)
+    _, used, n = y.type.shape
+    with _rows(text, op.result):
+        given = f"{text.row(y, 'x', 't', dimensions=2)}, {text.row(shares, 'shares', 't')}"
+        text.line(f"expert_sum({given}, {used}, {n}, {text.row(op.result, 'y', 't', written=True)});")
+
+
 _WRITERS: Final[dict[str, Writer]] = {
     "add": _elementwise("add"),
     "cast": _cast,
     "dequantize": _dequantize,
     "embed": _embed,
+    "expert_sum": _expert_sum,
     "kv_write": _kv_write,
     "mul": _elementwise("mul"),
     "quantize_rows": _quantize_rows,
@@ -257,4 +277,5 @@ _WRITERS: Final[dict[str, Writer]] = {
     "rotation": _rotation,
     "silu": _elementwise("silu"),
     "take_rows": _take_rows,
+    "top_experts": _top_experts,
 }

@@ -47,6 +47,7 @@ class KernelText:
     lines: list[str] = field(default_factory=list[str])
     private: list[str] = field(default_factory=list[str])  # bytes of its own that a thread needs, as expressions
     shared: tuple[int, int] | None = None  # scratch of the arena that it needs beside, if any
+    numbers: dict[str, int] = field(default_factory=dict[str, int])  # that a launch gives, by their names
     depth: int = 1
 
     @property
@@ -77,6 +78,13 @@ class KernelText:
         parameter = self.pointers[id(root)]
         parameter.written |= written
         return parameter.name
+
+    def number(self, role: str, number: int) -> str:
+        """The name of a number that comes with a launch: kernels that differ in nothing else are one."""
+        names = (role, *(f"{role}{i}" for i in range(2, len(self.numbers) + 3)))
+        name = next(n for n in names if self.numbers.get(n, number) == number)
+        self.numbers[name] = number
+        return name
 
     def row(self, value: Value, role: str, index: str, *, dimensions: int = 1, written: bool = False) -> str:
         """The address of a row of a value: its last ``dimensions`` dimensions, which must lie in one piece."""

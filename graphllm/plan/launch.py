@@ -65,8 +65,9 @@ class Access:
 class Launch:
     """One kernel in a function's stream.
 
-    ``cached``: bytes of the caches that it reads for each position that a row sees; ``what`` says in words what it
-    computes, and ``op`` which operation of the function it is, by number.
+    ``numbers``: what the kernel is given behind its addresses, each an ``int``: sizes in which launches of one kernel
+    differ. ``cached``: bytes of the caches that it reads for each position that a row sees; ``what`` says in words what
+    it computes, and ``op`` which operation of the function it is, by number.
     """
 
     kernel: str
@@ -75,6 +76,7 @@ class Launch:
     shared: int  # bytes of dynamic shared memory
     arguments: tuple[Pointer, ...]
     accesses: tuple[Access, ...]
+    numbers: tuple[int, ...] = ()
     chunked: bool = False
     cached: int = 0
     what: str = ""

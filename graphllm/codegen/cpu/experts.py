@@ -1,11 +1,11 @@
-"""Kernels of mixtures of experts: the choice, products with the chosen matrices, and the sum."""
+"""The product of a mixture of experts: with the matrices that rows chose."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Final
 
-from graphllm.codegen.lone import only_f32, units
+from graphllm.codegen.lone import only_f32
 from graphllm.codegen.text import C_TYPES, KernelText
 from graphllm.ir.core import Operation
 
@@ -40,22 +40,3 @@ def write_expert_linear(ops: Sequence[Operation], text: KernelText) -> str:
     text.line(f"expert_linear(step, weights, {counts}, {text.whole(ids, 'ids')}, source, out);")
     text.private.append(f"expert_bytes({kind}::row_bytes({sizes}), {UNIT}, {ids.type.numel})")
     return "expert_linear"
-
-
-def write_top_experts(op: Operation, text: KernelText) -> None:
-    logits, (ids, shares) = op.operands[0], op.results
-    only_f32(op, text, logits, shares)
-    normalized = "true" if op.attrs["normalized"] else "false"
-    with units(text, text.count(ids), "t"):
-        sizes = f"{logits.type.shape[1]}, {op.attrs['used']}, {normalized}"
-        to = f"{text.row(ids, 'ids', 't', written=True)}, {text.row(shares, 'shares', 't', written=True)}"
-        text.line(f"top_experts({text.row(logits, 'logits', 't')}, {sizes}, {to});")
-
-
-def write_expert_sum(op: Operation, text: KernelText) -> None:
-    y, shares = op.operands
-    only_f32(op, text)
-    _, used, n = y.type.shape
-    with units(text, text.count(op.result), "t"):
-        given = f"{text.row(y, 'x', 't', dimensions=2)}, {text.row(shares, 'shares', 't')}"
-        text.line(f"expert_sum({given}, {used}, {n}, {text.row(op.result, 'y', 't', written=True)});")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from graphllm.codegen.cpu.attention import write_attention
-from graphllm.codegen.cpu.experts import write_expert_linear, write_expert_sum, write_top_experts
+from graphllm.codegen.cpu.experts import write_expert_linear
 from graphllm.codegen.cpu.linear import write_product
 from graphllm.codegen.fits import fits_experts
 from graphllm.codegen.layout import Layouts
@@ -32,8 +32,6 @@ from graphllm.ir.printer import print_operation
 # Operations that this target writes in its own way.
 _OWN: Final[dict[str, Writer]] = {
     **dict.fromkeys(ATTENTION, write_attention),
-    "top_experts": write_top_experts,
-    "expert_sum": write_expert_sum,
 }
 ABI = 2  # of the functions at the end of the text; the device asks for the same
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from graphllm.codegen.fits import ATTENTIONS, GATHERS, converts_weight, fits_experts, fits_product, products
+from graphllm.codegen.fits import ATTENTIONS, EXPERTS, GATHERS, converts_weight, fits_product, products
 from graphllm.codegen.product import PRODUCTS
 from graphllm.ir.core import Operation
 from graphllm.ir.ops.sequence import ATTENTION
-from graphllm.ir.target import Target, Template
+from graphllm.ir.target import Target
 
 CHUNK: Final = 256  # of attention.h: keys of a head that one thread deals with, where heads are cut
 FEW_HEADS: Final = 8  # of all rows together: as many as threads there may be, or fewer
@@ -32,12 +32,7 @@ def scratch_bytes(op: Operation) -> int:
 
 CPU: Final = Target(
     name="cpu",
-    templates=(
-        *products(fits_product),
-        *ATTENTIONS,
-        Template("expert_linear", "expert_linear", frozenset({"cast", "dequantize"}), frozenset(), fits_experts),
-        *GATHERS,
-    ),
+    templates=(*products(fits_product), *ATTENTIONS, *EXPERTS, *GATHERS),
     stepwise=False,
     scratch=scratch_bytes,
     virtual=converts_weight,

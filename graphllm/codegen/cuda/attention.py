@@ -34,18 +34,18 @@ def write_attention(op: Operation, text: KernelText) -> Part:
         at = [text.whole(v, role) for v, role in zip(caches, roles, strict=True)]
         sides = [f"Rounded{{{at[0]}, {at[1]}}}", f"Rounded{{{at[2]}, {at[3]}}}"]
     y = text.whole(op.result, "y", written=True)
-    text.line(f"const Heads heads{{{heads}, {kv_heads}, {context}}};")
+    sizes = (("heads_q", heads), ("heads_kv", kv_heads), ("context", context))
+    text.line(f"const Heads heads{{{', '.join(text.number(role, n) for role, n in sizes)}}};")
     arguments = f"step, {given}, {', '.join(sides)}, {y}, heads, {number(op.attrs['scale'])}, {op.attrs['window']}"
     cached = sum(kv_heads * v.type.numpy.itemsize * v.type.shape[3] for v in caches)
     if text.function.rows == "consecutive" and rows > 1:
-        warps = min(MMA_WARPS, -(-rows // 16))
         padded = -(-d // 32) * 32
-        size = 128 * warps * padded // 2 + 2 * KEYS * (3 * padded + 8) + 64 * warps
+        size = 128 * MMA_WARPS * padded // 2 + 2 * KEYS * (3 * padded + 8) + 64 * MMA_WARPS
         whole = d % 8 == 0 and all(text.layouts.of(v).offset % 4 == 0 for v in (q, op.result))
         if caches[0].type.dtype in ("f16", "bf16") and whole and size <= ROOM:
-            text.line(f"attention_mma<{d}, {warps}>({arguments}, room);")
-            grid = heads, -(-rows // (16 * warps))
-            return Part("attention_mma", text, grid, 32 * warps, size, "attention_mma.cuh", cached=cached)
+            text.line(f"attention_mma<{d}, {MMA_WARPS}>({arguments}, room);")
+            grid = heads, -(-rows // (16 * MMA_WARPS))
+            return Part("attention_mma", text, grid, 32 * MMA_WARPS, size, "attention_mma.cuh", cached=cached)
         text.line(f"attention_many<{d}>({arguments}, room);")
         tile = 16 if d > 128 else 32
         floats = tile * (2 * d + 1 + KEYS + 3) + KEYS * (d + 1)
@@ -56,7 +56,7 @@ def write_attention(op: Operation, text: KernelText) -> Part:
         what = f"{op.name} giving {op.result.ref}"
         raise PlanError(f"{what}: expected {need} bytes of scratch, got {op.scratch}")
     parts = "scratch, counts" if need else "nullptr, nullptr"
-    text.line(f"attention<{d}, {group}>({arguments}, {chunks.keys}, {parts}, room);")
+    text.line(f"attention<{d}, {group}>({arguments}, {text.number('chunk', chunks.keys)}, {parts}, room);")
     floats = group * -(-d // 4) * 4 + WARPS * group * (d + 2 + KEYS) + 1
     grid = rows * heads // group, chunks.most
     part = Part("attention", text, grid, 32 * WARPS, 4 * floats, "attention.cuh", cached=cached)

@@ -16,9 +16,11 @@ from math import prod
 from typing import Final, TypeAlias
 
 from graphllm.codegen.cuda.attention import write_attention
+from graphllm.codegen.cuda.experts import write_expert_linear
 from graphllm.codegen.cuda.linear import write_product
 from graphllm.codegen.cuda.part import Part
 from graphllm.codegen.cuda.target import ROOM, chunks_of
+from graphllm.codegen.fits import fits_experts
 from graphllm.codegen.layout import Layouts
 from graphllm.codegen.lone import write_kernel
 from graphllm.codegen.product import PRODUCTS
@@ -138,6 +140,8 @@ def _parts(op: Operation, new_text: _NewText) -> list[Part]:
             raise PlanError(f"{what}: the cuda target has no code for these operations together")
         return write_product(product, new_text)
     text = new_text()
+    if fits_experts(body, op.results):
+        return [write_expert_linear(body, text)]
     attention: list[Part] = []
 
     def attend(op: Operation, text: KernelText) -> None:
@@ -247,6 +251,7 @@ def _launch(unit: _Unit, function: Function, index: int, part: Part) -> Launch:
         part.shared,
         tuple(arguments),
         accesses,
+        numbers=tuple(text.numbers.values()),
         chunked=part.chunked,
         cached=part.cached,
         what=part.stem,
@@ -260,7 +265,7 @@ def _accesses(unit: _Unit, function: Function, op: Operation, part: Part) -> tup
     written = {id(v): o.operands[1].type for o in body if o.name == "kv_write" for v in (o.operands[0], o.result)}
     out: list[Access] = []
     for p in part.text.parameters:
-        root, moved = p.root, p.root.type.bytes
+        root, moved = p.root, part.moved.get(id(p.root), p.root.type.bytes)
         if id(root) in gathered:
             moved = gathered[id(root)].bytes
         elif isinstance(root, State):  # what is read follows from the positions: ``cached``
@@ -280,10 +285,8 @@ def _accesses(unit: _Unit, function: Function, op: Operation, part: Part) -> tup
 
 def _choice(unit: _Unit, logits: Value) -> Launch:
     vocab = logits.type.shape[1]
-    lines = [
-        f"    choose(logits, {vocab}, words, memory, reinterpret_cast<unsigned*>(memory + {CHOICE_BLOCKS}), room);"
-    ]
-    declared = ["const float* logits", "unsigned long long* memory", "int* words"]
+    lines = [f"    choose(logits, vocab, words, memory, reinterpret_cast<unsigned*>(memory + {CHOICE_BLOCKS}), room);"]
+    declared = ["const float* logits", "unsigned long long* memory", "int* words", "int vocab"]
     name, new = unit.name("choose", ("choose", *lines))
     if new:
         head = wrapped(_head(name, CHOICE_THREADS), declared, ") {")
@@ -296,7 +299,8 @@ def _choice(unit: _Unit, logits: Value) -> Launch:
         Access(step, 4 * 19, 0, True),
     )
     blocks = min(CHOICE_BLOCKS, -(-vocab // CHOICE_THREADS))
-    return Launch(name, (blocks, 1), CHOICE_THREADS, _CHOICE_SHARED, (place, memory, step), accesses, what="choose")
+    pointers = place, memory, step
+    return Launch(name, (blocks, 1), CHOICE_THREADS, _CHOICE_SHARED, pointers, accesses, (vocab,), what="choose")
 
 
 def _head(name: str, block: int) -> str:

@@ -7,11 +7,11 @@ from math import ceil
 from typing import Final
 
 from graphllm.codegen.cuda.mma import stored
-from graphllm.codegen.cuda.mma_few import MOST_FEW, mma_few
+from graphllm.codegen.cuda.mma_few import mma_few
 from graphllm.codegen.cuda.mma_many import fits_many, mma_many
 from graphllm.codegen.cuda.operands import declare_source, declare_weights, lead_of, live_rows
 from graphllm.codegen.cuda.part import Part
-from graphllm.codegen.cuda.target import is_few, scratch_bytes, unit_of
+from graphllm.codegen.cuda.target import MOST_FEW, is_few, scratch_bytes, unit_of
 from graphllm.codegen.finish import Finish
 from graphllm.codegen.product import Product
 from graphllm.codegen.text import KernelText
@@ -95,14 +95,16 @@ def _tiles(p: Product, new_text: Callable[[], KernelText], rows: int) -> list[Pa
         text.line("const int t = blockIdx.x;")
         text.line(f"if (t >= {live_rows(p, text)}) return;")
         call = f"stage_integers<{p.anchor.attrs['group']}>" if dynamic else f"stage_row<{str(p.rounded).lower()}>"
-        text.line(f"{call}(source(t), {lead}, {p.depth}, scratch + (long long)t * {p.depth}, room);")
+        depth = text.number("depth", p.depth)
+        text.line(f"{call}(source(t), {lead}, {depth}, scratch + (long long)t * {depth}, room);")
         floats = ROOM_FLOATS + (p.depth if dynamic else 0)
         parts.append(Part(f"stage_{_lead_name(p)}", text, (rows, 1), THREADS, 4 * floats, "tiles.cuh", scratch=True))
     text = new_text()
     kind, _ = declare_weights(p, text)
     if staged:
         text.shared = scratch
-        text.line(f"const auto source = [&](int t) {{ return scratch + (long long)t * {p.depth}; }};")
+        row = f"scratch + (long long)t * {text.number('depth', p.depth)}"
+        text.line(f"const auto source = [&](int t) {{ return {row}; }};")
     else:
         declare_source(p, text)
     Finish(p, text, unit).write()

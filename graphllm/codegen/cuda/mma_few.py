@@ -14,7 +14,6 @@ from graphllm.codegen.finish import Finish
 from graphllm.codegen.product import Product
 from graphllm.codegen.text import KernelText
 
-MOST_FEW: Final = 32  # rows whose weights go straight from memory to registers
 _SLAB_BYTES: Final = 36 << 10  # of staged activations: two blocks find room beside each other on every architecture
 
 
@@ -22,8 +21,8 @@ def mma_few(p: Product, how: Stored, text: KernelText, rows: int) -> Part:
     """The launch of a product of 2 … 32 rows."""
     n = p.columns // p.pieces
     shape = _shape(p, how, unit_of(p, max(4, _preferred(p.columns, rows) // p.pieces)), rows)
-    kind, _ = declare_weights(p, text)
-    declare_source(p, text)
+    kind, _ = declare_weights(p, text, fixed=how.grouped)  # else registers are too few for addresses of scales, too
+    declare_source(p, text, fixed=how.grouped)
     lead = lead_of(p, text)
     Finish(p, text, shape.unit).write()
     numbers = rows, shape.columns, shape.m, shape.split, shape.depth, shape.slab, how.terms

@@ -31,7 +31,6 @@ def mma_many(p: Product, how: Stored, new_text: Callable[[], KernelText], rows: 
     if scratch is None or scratch[1] < need:
         what = f"{p.anchor.name} giving {p.anchor.result.ref}"
         raise PlanError(f"{what}: expected {need} bytes of scratch, got {scratch}")
-    staged = f"const Staged staged{{scratch, {rows}, {_up(p.depth, how.panel)}}};"
     element = "bf16" if how.bf16 else "f16"
 
     text = new_text()
@@ -42,9 +41,9 @@ def mma_many(p: Product, how: Stored, new_text: Callable[[], KernelText], rows: 
     text.line("wait_for_producers();")
     text.line("const int t = blockIdx.x;")
     text.line(f"if (t >= {live_rows(p, text)}) return;")
-    text.line(staged)
+    _declare_staged(p, how, text, rows)
     numbers = f"{element}, {how.terms}, {how.per}, {str(aligned(p, text)).lower()}"
-    text.line(f"stage_terms<{numbers}>(source(t), {lead}, t, {p.depth}, staged, room);")
+    text.line(f"stage_terms<{numbers}>(source(t), {lead}, t, {text.number('depth', p.depth)}, staged, room);")
     stem = "stage_norm" if any(op.name == "rmsnorm" for op in p.lead) else "stage_rows"
     first = Part(stem, text, (rows, 1), THREADS, 8 * WARPS, "mma_many.cuh", scratch=True)
 
@@ -54,7 +53,7 @@ def mma_many(p: Product, how: Stored, new_text: Callable[[], KernelText], rows: 
     n = p.columns // p.pieces
     kind, _ = declare_weights(p, text)
     Finish(p, text, shape.unit).write()
-    text.line(staged)
+    _declare_staged(p, how, text, rows)
     numbers = f"{shape.columns}, {shape.rows}, {shape.m}, {shape.stages}, {how.terms}"
     text.line(f"using Shape = MmaMany<{numbers}>;")
     live = live_rows(p, text)
@@ -63,6 +62,12 @@ def mma_many(p: Product, how: Stored, new_text: Callable[[], KernelText], rows: 
     second = Part(f"{p.name}_mma_tiles", text, grid, THREADS, shape.bytes, "mma_many.cuh", scratch=True)
     second.early = {id(w) for w in p.matrix}
     return [first, second]
+
+
+def _declare_staged(p: Product, how: Stored, text: KernelText, rows: int) -> None:
+    """A variable for the staged rows, each a whole number of panels long."""
+    length = f"up({text.number('depth', p.depth)}, {how.panel})"
+    text.line(f"const Staged staged{{scratch, {text.number('staged_rows', rows)}, {length}}};")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,3 @@ def _tile(p: Product, how: Stored, unit: int, rows: int) -> _Shape:
     stages = 3 if 3 * stage <= _PANEL_BYTES else 2
     done = min(rows, 64 if 256 * (columns + 4) <= stages * stage else 32)
     return _Shape(unit, columns, rows, m, stages, done, max(stages * stage, 4 * done * (columns + 4)))
-
-
-def _up(n: int, to: int) -> int:
-    return -(-n // to) * to

@@ -18,6 +18,7 @@ class Part:
         lone: blocks share the work by ``Step.share``, and wait before they do anything.
         scratch, counts: whether the kernel is given scratch memory, and a place for counters.
         early: identities of weights that are read before the kernel waits.
+        moved: bytes read of some values, by their identity, where that is not all of them.
         cached: bytes of caches read for each position that a row sees.
     """
 
@@ -32,6 +33,7 @@ class Part:
     scratch: bool = False
     counts: int = 0
     early: set[int] = field(default_factory=set[int])
+    moved: dict[int, int] = field(default_factory=dict[int, int])
     cached: int = 0
 
     @property
@@ -39,4 +41,4 @@ class Part:
         """The kernel's parameters, in order."""
         out = [p.declared for p in self.text.parameters]
         out += ["float* scratch"] * self.scratch + ["unsigned* counts"] * bool(self.counts)
-        return [*out, "const int* words"]
+        return [*out, "const int* words", *(f"int {name}" for name in self.text.numbers)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final
 
-from graphllm.codegen.fits import ATTENTIONS, GATHERS, converts_weight, products
+from graphllm.codegen.fits import ATTENTIONS, EXPERTS, GATHERS, converts_weight, products
 from graphllm.codegen.product import PRODUCTS, Branch, HeadNorm, Product, Rounded, Turn
 from graphllm.codegen.product_reader import product_of
 from graphllm.ir.core import Operation, Value
@@ -19,6 +19,7 @@ from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.target import Target
 
 FEW: Final = 8  # rows of a step up to which weights are multiplied as they stream by
+MOST_FEW: Final = 32  # up to which their way past tensor cores is what takes time, whatever is computed on it
 STAGED: Final = (
     60 << 10
 )  # bytes of activations that a block holds in shared memory: what every architecture has room for
@@ -106,9 +107,9 @@ def fits(ops: Sequence[Operation], handed_out: Sequence[Value]) -> bool:
 
 CUDA: Final = Target(
     name="cuda",
-    templates=(*products(fits), *ATTENTIONS, *GATHERS),
+    templates=(*products(fits), *ATTENTIONS, *EXPERTS, *GATHERS),
     stepwise=False,
     scratch=scratch_bytes,
     virtual=converts_weight,
-    narrow_rows=FEW,
+    narrow_rows=MOST_FEW,
 )

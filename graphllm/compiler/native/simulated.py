@@ -34,7 +34,13 @@ Say = Callable[[str], None]
 
 
 def simulated(
-    kernels: Sequence[Kernel], arch: str, say: Say = lambda line: None, *, watch: bool = True, extra: Sequence[str] = ()
+    kernels: Sequence[Kernel],
+    arch: str,
+    say: Say = lambda line: None,
+    *,
+    watch: bool = True,
+    brief: bool = False,
+    extra: Sequence[str] = (),
 ) -> Path:
     """The library of these kernels, built if it is not there.
 
@@ -42,6 +48,7 @@ def simulated(
         arch: of the GPU whose intrinsics they use: sm_90.
         say: is told in one line when something is built.
         watch: every access to memory is looked at; without, it is several times as fast.
+        brief: kernels that will run a few times only: they are built in half the time, and run at half the speed.
         extra: more flags of the compiler.
 
     Raises:
@@ -55,7 +62,7 @@ def simulated(
 
     def make(scratch: Path) -> Path:
         say(f"building {len(kernels)} kernels for the simulator with {compiler.name}, once")
-        watched = (*flags, *WATCHED) if watch else flags
+        watched = (*flags, *(WATCHED if watch else ()), *(("-O0",) if brief else ()))
         jobs = [(scratch / f"{i}.cpp", text) for i, text in enumerate(units)]
 
         def unit(job: tuple[Path, str]) -> Path:
@@ -73,7 +80,7 @@ def simulated(
         compile_to(out, compiler, [*flags, "-shared", *map(str, objects)], "linking kernels for the simulator")
         return out
 
-    parts = [*units, str(watch), *identity(compiler, flags), *_headers()]
+    parts = [*units, str(watch), str(brief), *identity(compiler, flags), *_headers()]
     return kept(parts, LIBRARY, make)
 
 

@@ -31,7 +31,8 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A launch with its addresses: ``arguments`` in the order of the kernel's parameters, all of them pointers.
+    """A launch with its addresses: ``arguments`` and then ``numbers`` in the order of the kernel's parameters, pointers
+    and then ints.
 
     ``reach`` is all that it touches; empty where that is not told.
     """
@@ -42,6 +43,7 @@ class Resolved:
     shared: int
     arguments: tuple[Address, ...]
     reach: tuple[Reach, ...] = ()
+    numbers: tuple[int, ...] = ()
 
 
 class Driver(Protocol):

@@ -248,9 +248,10 @@ class Gpu:
             attribute.id = self._flag("CUlaunchAttributeID", "CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION")
             attribute.value.programmaticStreamSerializationAllowed = 1
             config.attrs, config.numAttrs = [attribute], 1
-        values = (ctypes.c_uint64 * max(1, len(launch.arguments)))(*launch.arguments)
+        given = (*launch.arguments, *launch.numbers)  # an int is the first half of its word
+        values = (ctypes.c_uint64 * max(1, len(given)))(*given)
         base = ctypes.addressof(values)
-        places = (ctypes.c_void_p * max(1, len(launch.arguments)))(*(base + 8 * i for i in range(len(values))))
+        places = (ctypes.c_void_p * len(values))(*(base + 8 * i for i in range(len(values))))
         self._calls("cuLaunchKernelEx", config, self._kernel(launch), ctypes.addressof(places), 0)
 
     def _record(self, event: Any) -> None:

@@ -121,7 +121,7 @@ class Places:
         grid = (launch.grid[0], chunks) if launch.chunked else launch.grid
         arguments = tuple(self.address(p) for p in launch.arguments)
         reach = tuple(Reach(self.address(a.pointer), a.size, a.written) for a in launch.accesses)
-        return Resolved(launch.kernel, grid, launch.block, launch.shared, arguments, reach)
+        return Resolved(launch.kernel, grid, launch.block, launch.shared, arguments, reach, launch.numbers)
 
 
 def offsets(sizes: Sequence[int]) -> tuple[int, ...]:

@@ -224,13 +224,14 @@ class Simulator:
         where = f"cuda-sim: kernel {launch.kernel}"
         if not kernel:
             raise DeviceError(f"{where}: not among those that were built")
-        if parameters.value != len(launch.arguments):
-            raise DeviceError(f"{where}: expected {parameters.value} arguments, got {len(launch.arguments)}")
+        given = (*launch.arguments, *launch.numbers)
+        if parameters.value != len(given):
+            raise DeviceError(f"{where}: expected {parameters.value} arguments, got {len(given)}")
         if not (0 < launch.block <= THREADS and launch.block % LANES == 0):
             raise DeviceError(f"{where}: expected a block of {LANES} to {THREADS} threads in warps, got {launch.block}")
         if not (0 < x < 1 << 31 and 0 < y < 1 << 16 and 0 <= launch.shared <= SHARED):
             raise DeviceError(f"{where}: a grid of {x} x {y} blocks with {launch.shared} bytes each is too large")
-        arguments = (ctypes.c_void_p * max(1, len(launch.arguments)))(*launch.arguments)
+        arguments = (ctypes.c_void_p * max(1, len(given)))(*given)
         ranges = (_Range * max(1, len(launch.reach)))(*(_range(r, launch.arguments) for r in launch.reach))
         held += [name, arguments, ranges]
         place, reach = ctypes.addressof(arguments), ctypes.addressof(ranges)

@@ -95,6 +95,25 @@ __device__ constexpr int attention_floats(int g, int d) {
     return g * up(d, 4) + ATTENTION_WARPS * g * (part_floats(d) + KEYS) + 1;
 }
 
+// What n parts [G,D], maxima, sums make together of element i; ``UNROLL`` of them are asked for at a time.
+template <int D, int G, int UNROLL, class Part>
+__device__ inline void together(const Part& part, int n, int i, float& value, float& highest, float& sum) {
+    const int h = i / D;
+    highest = LOWEST;
+    value = sum = 0;
+#pragma unroll UNROLL
+    for (int c = 0; c < n; ++c) {
+        const float m = part(c, G * D + h);
+        highest = m > highest || m != m ? m : highest;
+    }
+#pragma unroll UNROLL
+    for (int c = 0; c < n; ++c) {
+        const float weight = expf(part(c, G * D + h) - highest);
+        sum += weight * part(c, G * D + G + h);
+        value += weight * part(c, i);
+    }
+}
+
 // y [T,H,D] of rows q [T,H,D]. ``parts`` has room for every row, head and chunk, ``counts`` a zero for every block along x.
 // Block (t * H / G + head / G, chunk).
 template <int D, int G, class Cache>
@@ -126,6 +145,7 @@ __device__ inline void attention(const Step& step, const float* q, const Cache& 
         most[h] = LOWEST;
         total[h] = 0;
     }
+#pragma unroll 1
     for (int j0 = begin + warp_index() * KEYS; j0 < end; j0 += ATTENTION_WARPS * KEYS) {
         const int n = end - j0 < KEYS ? end - j0 : KEYS;
         const bool there = lane_index() < n;
@@ -174,27 +194,13 @@ __device__ inline void attention(const Step& step, const float* q, const Cache& 
     }
     sync_block();
 
-    // What several parts [G,D], maxima, sums make together: of the warps, then of the chunks.
-    const auto together = [](const auto& part, int n, int i, float& value, float& highest, float& sum) {
-        const int h = i / D;
-        highest = LOWEST;
-        value = sum = 0;
-        for (int c = 0; c < n; ++c) {
-            const float m = part(c, G * D + h);
-            highest = m > highest || m != m ? m : highest;
-        }
-        for (int c = 0; c < n; ++c) {
-            const float weight = expf(part(c, G * D + h) - highest);
-            sum += weight * part(c, G * D + G + h);
-            value += weight * part(c, i);
-        }
-    };
     const auto of_warp = [=](int w, int i) { return made[w * G * PART + i]; };
     float* all = parts + (long long)blockIdx.x * most_chunks * G * PART;  // of this row and these heads, by chunk
     float* mine = all + (long long)blockIdx.y * G * PART;
+#pragma unroll 1
     for (int i = threadIdx.x; i < G * D; i += ATTENTION_THREADS) {
         float value, highest, sum;
-        together(of_warp, ATTENTION_WARPS, i, value, highest, sum);
+        together<D, G, 1>(of_warp, ATTENTION_WARPS, i, value, highest, sum);
         if (chunks == 1) {
             y[place + i] = value / sum;
             continue;
@@ -215,9 +221,10 @@ __device__ inline void attention(const Step& step, const float* q, const Cache& 
     fence();
     if (threadIdx.x == 0) counts[blockIdx.x] = 0;
     const auto of_chunk = [=](int c, int i) { return load_fresh(all + (long long)c * G * PART + i); };
+#pragma unroll 1
     for (int i = threadIdx.x; i < G * D; i += ATTENTION_THREADS) {
         float value, highest, sum;
-        together(of_chunk, chunks, i, value, highest, sum);
+        together<D, G, 4>(of_chunk, chunks, i, value, highest, sum);
         y[place + i] = value / sum;
     }
 }

@@ -81,6 +81,7 @@ __device__ inline void attention_mma(const Step& step, const float* q, const E* 
     copy_keys(begin);
     copy_values(begin);
 
+#pragma unroll 1
     for (int r = warp * 16; r < warp * 16 + 16; ++r) {  // a warp says its own queries in terms
         float v[8] = {};
         const int e0 = lane_index() * 8;
@@ -105,106 +106,111 @@ __device__ inline void attention_mma(const Step& step, const float* q, const E* 
     }
     sync_warp();
 
+    const bool busy = warp * 16 < rows;  // a warp without rows copies for the others
     const int mine[2] = {warp * 16 + g, warp * 16 + g + 8};  // rows
     const float undo[2] = {back[mine[0]], back[mine[1]]};
     float out[TILES][4] = {}, most[2] = {LOWEST, LOWEST}, total[2] = {0, 0};
+#pragma unroll 1
     for (int j0 = begin; j0 < end; j0 += KEYS_MMA) {
         copies_wait<1>();
         sync_block();
         copy_keys(j0 + KEYS_MMA);
-        float scores[KEYS_MMA / 8][4] = {};
-        const unsigned short* tile = key + j0 / KEYS_MMA % 2 * KEYS_MMA * PADDED;
-#pragma unroll
-        for (int panel = 0; panel < PANELS; ++panel) {
-            Chunk k[KEYS_MMA / 8];
-#pragma unroll
-            for (int j = 0; j < KEYS_MMA / 8; ++j)
-                k[j] = *reinterpret_cast<const Chunk*>(tile + (panel * KEYS_MMA + j * 8 + g) * 32 + c * 8);
-#pragma unroll
-            for (int s = TERMS_MMA - 1; s >= 0; --s) {
-                unsigned w[2][4];
-#pragma unroll
-                for (int side = 0; side < 2; ++side) {
-                    const unsigned short* at = query + ((s * PANELS + panel) * ROWS + mine[side]) * 32 + c * 8;
-                    const Chunk chunk = *reinterpret_cast<const Chunk*>(at);
-#pragma unroll
-                    for (int i = 0; i < 4; ++i) w[side][i] = chunk.word[i];
-                }
-#pragma unroll
-                for (int word = 0; word < 4; word += 2)
-#pragma unroll
-                    for (int j = 0; j < KEYS_MMA / 8; ++j) multiply_words<E>(scores[j], w, k[j], word);
-            }
-        }
-
         unsigned high[KEYS_MMA / 8][2], low[KEYS_MMA / 8][2];  // weights, of both rows
+        if (busy) {
+            float scores[KEYS_MMA / 8][4] = {};
+            const unsigned short* tile = key + j0 / KEYS_MMA % 2 * KEYS_MMA * PADDED;
 #pragma unroll
-        for (int side = 0; side < 2; ++side) {
-            const int p = start + mine[side], first = first_of(p);
-            const auto sees = [&](int j, int i) {
-                const int at = j0 + j * 8 + 2 * c + i;
-                return at <= p && at >= first && mine[side] < rows;
-            };
-            float now = most[side];
+            for (int panel = 0; panel < PANELS; ++panel) {
+                Chunk k[KEYS_MMA / 8];
 #pragma unroll
-            for (int j = 0; j < KEYS_MMA / 8; ++j)
+                for (int j = 0; j < KEYS_MMA / 8; ++j)
+                    k[j] = *reinterpret_cast<const Chunk*>(tile + (panel * KEYS_MMA + j * 8 + g) * 32 + c * 8);
 #pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    float& x = scores[j][2 * side + i];
-                    x = sees(j, i) ? x * undo[side] : LOWEST;
-                    now = now > x || now != now ? now : x;
+                for (int s = TERMS_MMA - 1; s >= 0; --s) {
+                    unsigned w[2][4];
+#pragma unroll
+                    for (int side = 0; side < 2; ++side) {
+                        const unsigned short* at = query + ((s * PANELS + panel) * ROWS + mine[side]) * 32 + c * 8;
+                        const Chunk chunk = *reinterpret_cast<const Chunk*>(at);
+#pragma unroll
+                        for (int i = 0; i < 4; ++i) w[side][i] = chunk.word[i];
+                    }
+#pragma unroll
+                    for (int word = 0; word < 4; word += 2)
+#pragma unroll
+                        for (int j = 0; j < KEYS_MMA / 8; ++j) multiply_words<E>(scores[j], w, k[j], word);
                 }
-            now = row_max(now);
-            const float fade = exp2f(most[side] - now);
-            most[side] = now;
-            float sum = 0;
-#pragma unroll
-            for (int j = 0; j < KEYS_MMA / 8; ++j) {
-                float& a = scores[j][2 * side];
-                float& b = scores[j][2 * side + 1];
-                a = sees(j, 0) ? exp2f(a - now + LIFT) : 0.0f;
-                b = sees(j, 1) ? exp2f(b - now + LIFT) : 0.0f;
-                sum += a + b;
-                split_pair<E>(a, b, high[j][side], low[j][side]);
             }
-            total[side] = total[side] * fade + sum;
 #pragma unroll
-            for (int i = 0; i < TILES; ++i) {
-                out[i][2 * side] *= fade;
-                out[i][2 * side + 1] *= fade;
+            for (int side = 0; side < 2; ++side) {
+                const int p = start + mine[side], first = first_of(p);
+                const auto sees = [&](int j, int i) {
+                    const int at = j0 + j * 8 + 2 * c + i;
+                    return at <= p && at >= first && mine[side] < rows;
+                };
+                float now = most[side];
+#pragma unroll
+                for (int j = 0; j < KEYS_MMA / 8; ++j)
+#pragma unroll
+                    for (int i = 0; i < 2; ++i) {
+                        float& x = scores[j][2 * side + i];
+                        x = sees(j, i) ? x * undo[side] : LOWEST;
+                        now = now > x || now != now ? now : x;
+                    }
+                now = row_max(now);
+                const float fade = exp2f(most[side] - now);
+                most[side] = now;
+                float sum = 0;
+#pragma unroll
+                for (int j = 0; j < KEYS_MMA / 8; ++j) {
+                    float& a = scores[j][2 * side];
+                    float& b = scores[j][2 * side + 1];
+                    a = sees(j, 0) ? exp2f(a - now + LIFT) : 0.0f;
+                    b = sees(j, 1) ? exp2f(b - now + LIFT) : 0.0f;
+                    sum += a + b;
+                    split_pair<E>(a, b, high[j][side], low[j][side]);
+                }
+                total[side] = total[side] * fade + sum;
+#pragma unroll
+                for (int i = 0; i < TILES; ++i) {
+                    out[i][2 * side] *= fade;
+                    out[i][2 * side + 1] *= fade;
+                }
             }
         }
 
         copies_wait<1>();
         sync_block();
+        if (busy) {
 #pragma unroll
-        for (int j = 0; j < KEYS_MMA / 8; j += 2) {  // 16 keys
-            const unsigned a[2][4] = {{high[j][0], high[j][1], high[j + 1][0], high[j + 1][1]},
-                                      {low[j][0], low[j][1], low[j + 1][0], low[j + 1][1]}};
-            const unsigned short* from = value + (j * 8 + 2 * c) * VALUE_ROW;
-            // A lane takes neighbours of D of four keys: column g of tile i is element g * EACH + i of their stretch.
-            const auto stretch = [&](int first, auto chunk) {
-                using Part = decltype(chunk);
-                constexpr int WORDS = sizeof(Part) / 4, EACH = 2 * WORDS;
-                const auto part = [&](int row) {
-                    return *reinterpret_cast<const Part*>(from + row * VALUE_ROW + first + g * EACH);
+            for (int j = 0; j < KEYS_MMA / 8; j += 2) {  // 16 keys
+                const unsigned a[2][4] = {{high[j][0], high[j][1], high[j + 1][0], high[j + 1][1]},
+                                          {low[j][0], low[j][1], low[j + 1][0], low[j + 1][1]}};
+                const unsigned short* from = value + (j * 8 + 2 * c) * VALUE_ROW;
+                // A lane takes neighbours of D of four keys: column g of tile i is element g * EACH + i of their stretch.
+                const auto stretch = [&](int first, auto chunk) {
+                    using Part = decltype(chunk);
+                    constexpr int WORDS = sizeof(Part) / 4, EACH = 2 * WORDS;
+                    const auto part = [&](int row) {
+                        return *reinterpret_cast<const Part*>(from + row * VALUE_ROW + first + g * EACH);
+                    };
+                    const Part v[4] = {part(0), part(1), part(8), part(9)};
+#pragma unroll
+                    for (int s = TERMS_MMA - 1; s >= 0; --s)
+#pragma unroll
+                        for (int w = 0; w < WORDS; ++w) {
+                            const unsigned even[2] = {(v[0].word[w] & 0xffffu) | v[1].word[w] << 16,
+                                                      (v[2].word[w] & 0xffffu) | v[3].word[w] << 16};
+                            const unsigned odd[2] = {v[0].word[w] >> 16 | (v[1].word[w] & 0xffff0000u),
+                                                     v[2].word[w] >> 16 | (v[3].word[w] & 0xffff0000u)};
+                            multiply<E>(out[first / 8 + 2 * w], a[s], even);
+                            multiply<E>(out[first / 8 + 2 * w + 1], a[s], odd);
+                        }
                 };
-                const Part v[4] = {part(0), part(1), part(8), part(9)};
 #pragma unroll
-                for (int s = TERMS_MMA - 1; s >= 0; --s)
-#pragma unroll
-                    for (int w = 0; w < WORDS; ++w) {
-                        const unsigned even[2] = {(v[0].word[w] & 0xffffu) | v[1].word[w] << 16,
-                                                  (v[2].word[w] & 0xffffu) | v[3].word[w] << 16};
-                        const unsigned odd[2] = {v[0].word[w] >> 16 | (v[1].word[w] & 0xffff0000u),
-                                                 v[2].word[w] >> 16 | (v[3].word[w] & 0xffff0000u)};
-                        multiply<E>(out[first / 8 + 2 * w], a[s], even);
-                        multiply<E>(out[first / 8 + 2 * w + 1], a[s], odd);
-                    }
-            };
-#pragma unroll
-            for (int first = 0; first + 64 <= PADDED; first += 64) stretch(first, Chunk{});
-            if constexpr (PADDED % 64 != 0) stretch(PADDED - 32, HalfChunk{});
+                for (int first = 0; first + 64 <= PADDED; first += 64) stretch(first, Chunk{});
+                if constexpr (PADDED % 64 != 0) stretch(PADDED - 32, HalfChunk{});
+            }
         }
         sync_block();
         copy_values(j0 + KEYS_MMA);

@@ -47,6 +47,7 @@ __device__ inline Mass block_total(Mass x, ChoiceRoom& room) {
     if (lane_index() == 0) room.sums[warp_index()] = x;
     sync_block();
     x = 0;
+#pragma unroll 1
     for (int i = 0; i < CHOICE_THREADS / WARP; ++i) x += room.sums[i];
     sync_block();
     return x;
@@ -62,6 +63,7 @@ __device__ inline Mass block_before(Mass x, ChoiceRoom& room) {
     if (lane_index() == WARP - 1) room.sums[warp_index()] = sum;
     sync_block();
     Mass before = sum - x;
+#pragma unroll 1
     for (int i = 0; i < warp_index(); ++i) before += room.sums[i];
     sync_block();
     return before;
@@ -77,9 +79,11 @@ struct Cut {
 template <class Amount>
 __device__ inline Cut largest(const float* logits, int n, Mass goal, const Amount& amount, ChoiceRoom& room) {
     unsigned prefix = 0, mask = 0;
+#pragma unroll 1
     for (int shift = 24; shift >= 0; shift -= 8) {
         for (int i = threadIdx.x; i < 256; i += CHOICE_THREADS) room.bins[i] = 0;
         sync_block();
+#pragma unroll 4
         for (int i = threadIdx.x; i < n; i += CHOICE_THREADS) {
             const unsigned order = order_of(logits[i]);
             if ((order & mask) == prefix) atomic_add(&room.bins[order >> shift & 255], amount(order));
@@ -87,6 +91,7 @@ __device__ inline Cut largest(const float* logits, int n, Mass goal, const Amoun
         sync_block();
         if (threadIdx.x == 0) {
             int bin = 255;
+#pragma unroll 1
             while (bin > 0 && room.bins[bin] < goal) goal -= room.bins[bin--];
             room.told[0] = bin;
             room.told[1] = goal;
@@ -107,21 +112,28 @@ __device__ inline int drawn(const float* logits, int n, float most, const int* w
         return static_cast<Mass>(expf((number_of(order) - most) * cool) * 4294967296.0f);
     };
     Cut cut{0, ~Mass(0)};
-    if (words[TOP_K] > 0 && words[TOP_K] < n)
-        cut = largest(logits, n, words[TOP_K], [](unsigned) -> Mass { return 1; }, room);
-    if (as_float(words[TOP_P]) < 1.0f) {
-        Mass above = 0, equal = 0;
-        for (int i = threadIdx.x; i < n; i += CHOICE_THREADS) {
-            const unsigned order = order_of(logits[i]);
-            if (order > cut.order) above += mass(order);
-            if (order == cut.order) equal += 1;
+#pragma unroll 1
+    for (int stage = 0; stage < 2; ++stage) {  // top-k, then top-p: one search, by numbers of tokens and by weights
+        const bool weighed = stage == 1;
+        Mass goal = words[TOP_K];
+        if (weighed ? !(as_float(words[TOP_P]) < 1.0f) : words[TOP_K] <= 0 || words[TOP_K] >= n) continue;
+        if (weighed) {
+            Mass above = 0, equal = 0;
+#pragma unroll 1
+            for (int i = threadIdx.x; i < n; i += CHOICE_THREADS) {
+                const unsigned order = order_of(logits[i]);
+                if (order > cut.order) above += mass(order);
+                if (order == cut.order) equal += 1;
+            }
+            above = block_total(above, room);
+            equal = block_total(equal, room);
+            const Mass total = above + (equal < cut.ties ? equal : cut.ties) * mass(cut.order);
+            goal = static_cast<Mass>(double(total) * double(as_float(words[TOP_P])));
+            if (goal == 0) goal = 1;
         }
-        above = block_total(above, room);
-        equal = block_total(equal, room);
-        const Mass total = above + (equal < cut.ties ? equal : cut.ties) * mass(cut.order);
-        const Mass goal = static_cast<Mass>(double(total) * double(as_float(words[TOP_P])));
-        const Cut nucleus = largest(logits, n, goal > 0 ? goal : 1, mass, room);
-        if (nucleus.order > cut.order || nucleus.ties < cut.ties) cut = nucleus;
+        const auto amount = [=](unsigned order) -> Mass { return weighed ? mass(order) : 1; };
+        const Cut found = largest(logits, n, goal, amount, room);
+        if (found.order > cut.order || found.ties < cut.ties) cut = found;
     }
     const int each = (n + CHOICE_THREADS - 1) / CHOICE_THREADS, first = threadIdx.x * each;
     const int end = first + each < n ? first + each : n;
@@ -135,12 +147,14 @@ __device__ inline int drawn(const float* logits, int n, float most, const int* w
         return weight >= least ? static_cast<Mass>(weight * 4294967296.0f) : 0;
     };
     Mass own = 0, seen = ties_before;
+#pragma unroll 1
     for (int i = first; i < end; ++i) own += left(i, seen);
     const Mass before = block_before(own, room), total = block_total(own, room);
     const Mass target = share_of(total, unsigned(words[RANDOM]), unsigned(words[RANDOM_LOW]));
     if (target >= before && target < before + own) {
         Mass at = before;
         seen = ties_before;
+#pragma unroll 1
         for (int i = first; i < end; ++i) {
             at += left(i, seen);
             if (target < at) {
@@ -172,6 +186,7 @@ __device__ inline void choose(const float* logits, int vocab, int* words, Mass* 
     if (lane_index() == 0) room.sums[warp_index()] = top;
     sync_block();
     if (threadIdx.x == 0) {
+#pragma unroll 1
         for (int i = 1; i < CHOICE_THREADS / WARP; ++i) room.sums[0] = room.sums[i] > room.sums[0] ? room.sums[i] : room.sums[0];
         best[blockIdx.x] = room.sums[0];
         fence();

@@ -113,8 +113,10 @@ __device__ inline void linear_few(const Weights& weights, int n, const Live& liv
     for (int i = live * ld + threadIdx.x; i < T * ld; i += THREADS) x[i] = 0;
     sync_block();
 
+#pragma unroll 1
     for (int pass = 0; pass < Shape::PASSES; ++pass) {
         float sums[ROWS][T] = {};
+#pragma unroll 1
         for (int step = 0; step < steps; ++step) {
             const bool on = step + 1 < steps, more = on || pass + 1 < Shape::PASSES;
 #pragma unroll
@@ -146,6 +148,7 @@ __device__ inline void linear_few(const Weights& weights, int n, const Live& liv
     }
     sync_block();
     if (SPLIT > 1) {
+#pragma unroll 1
         for (int i = threadIdx.x; i < live * Shape::COLUMNS; i += THREADS) {
             float sum = 0;
             for (int p = 0; p < SPLIT; ++p) sum += parts[p * T * Shape::COLUMNS + i];
@@ -154,6 +157,7 @@ __device__ inline void linear_few(const Weights& weights, int n, const Live& liv
         sync_block();
     }
     const int count = n - u * UNIT < UNIT ? n - u * UNIT : UNIT;
+#pragma unroll 1
     for (int t = warp_index(); t < live; t += WARPS) finish(Tile{tile, Shape::COLUMNS, UNIT, t}, u, count, t, t + 1);
 }
 

@@ -67,6 +67,7 @@ __device__ inline void integer_few(const Dynamic<S, G, WHOLE>& weights, int n, c
     float* wide = reinterpret_cast<float*>(shared);
     unsigned char* rows = shared + 4 * up(k, PER);
     float *room = reinterpret_cast<float*>(rows + T * ld), *tile = room + BLOCK_ROOM;
+#pragma unroll 1
     for (int t = 0; t < live; ++t) {
         const auto* from = source(t);
         float squares = 0;
@@ -89,8 +90,10 @@ __device__ inline void integer_few(const Dynamic<S, G, WHOLE>& weights, int n, c
         sync_block();
     }
 
+#pragma unroll 1
     for (int pass = 0; pass < Shape::PASSES; ++pass) {
         float sums[ROWS][T] = {};
+#pragma unroll 1
         for (int step = 0; step < steps; ++step) {
             const bool on = step + 1 < steps, more = on || pass + 1 < Shape::PASSES;
 #pragma unroll
@@ -136,6 +139,7 @@ __device__ inline void integer_few(const Dynamic<S, G, WHOLE>& weights, int n, c
     }
     sync_block();
     const int count = n - u * UNIT < UNIT ? n - u * UNIT : UNIT;
+#pragma unroll 1
     for (int t = warp_index(); t < live; t += WARPS) finish(Tile{tile, Shape::COLUMNS, UNIT, t}, u, count, t, t + 1);
 }
 

@@ -12,8 +12,9 @@
 namespace graphllm {
 
 #if GRAPHLLM_ARCH < 800
-// What these machines lack: every lane gathers its rows and columns.
-__device__ inline void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+// What these machines lack: every lane gathers its rows and columns. A call, not inlined: code that has it dozens of
+// times takes seconds to compile, and is no faster.
+static __device__ __noinline__ Four gathered_bf16(Four d, Chunk a, HalfChunk b) {
     const int g = lane_index() / 4, c = lane_index() % 4;
     const auto low = [](unsigned word) { return as_float(word << 16); };
     const auto high = [](unsigned word) { return as_float(word & 0xffff0000u); };
@@ -21,14 +22,21 @@ __device__ inline void mma_bf16(float (&d)[4], const unsigned (&a)[4], const uns
     for (int from = 0; from < 4; ++from)
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const unsigned upper = shuffle(a[2 * half], 4 * g + from), lower = shuffle(a[2 * half + 1], 4 * g + from);
+            const unsigned upper = shuffle(a.word[2 * half], 4 * g + from);
+            const unsigned lower = shuffle(a.word[2 * half + 1], 4 * g + from);
 #pragma unroll
             for (int column = 0; column < 2; ++column) {
-                const unsigned x = shuffle(b[half], 4 * (2 * c + column) + from);
-                d[column] = fmaf(high(upper), high(x), fmaf(low(upper), low(x), d[column]));
-                d[2 + column] = fmaf(high(lower), high(x), fmaf(low(lower), low(x), d[2 + column]));
+                const unsigned x = shuffle(b.word[half], 4 * (2 * c + column) + from);
+                d.f[column] = fmaf(high(upper), high(x), fmaf(low(upper), low(x), d.f[column]));
+                d.f[2 + column] = fmaf(high(lower), high(x), fmaf(low(lower), low(x), d.f[2 + column]));
             }
         }
+    return d;
+}
+__device__ inline void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    const Four sum = gathered_bf16({{d[0], d[1], d[2], d[3]}}, {{a[0], a[1], a[2], a[3]}}, {{b[0], b[1]}});
+#pragma unroll
+    for (int i = 0; i < 4; ++i) d[i] = sum.f[i];
 }
 #endif
 

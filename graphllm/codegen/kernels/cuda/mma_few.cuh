@@ -24,8 +24,10 @@ template <class E, bool ALIGNED, class Source, class Lead>
 __device__ inline void measure_rows(const Source& source, const Lead& lead, int live, int k, float* times, float* back,
                                     float* room) {
     constexpr int TOGETHER = 4;  // so that loads of one row do not wait for the sums of another
+#pragma unroll 1
     for (int t0 = 0; t0 < live; t0 += TOGETHER) {
         float squares[TOGETHER] = {}, most[TOGETHER] = {};
+#pragma unroll 1
         for (int i = threadIdx.x * 8; i < k; i += THREADS * 8) {
             float gain[8];
             if constexpr (Lead::NORM) eight<ALIGNED>(lead.gains, i, k, gain);
@@ -51,6 +53,7 @@ __device__ inline void measure_rows(const Source& source, const Lead& lead, int 
         }
     }
     sync_block();
+#pragma unroll 1
     for (int t = threadIdx.x; t < live; t += THREADS) {
         float sum = 0, largest = 0;
         for (int w = 0; w < WARPS; ++w) {
@@ -70,6 +73,7 @@ template <class Shape, class E, int PER, bool ALIGNED, class Source, class Lead>
 __device__ inline void stage_slab(const Source& source, const Lead& lead, int live, int first, int k, const float* times,
                                   unsigned short* x) {
     constexpr int EIGHTS = Shape::SLAB / 8;
+#pragma unroll 1
     for (int unit = threadIdx.x; unit < Shape::T * EIGHTS; unit += THREADS) {
         const int t = unit / EIGHTS, i = unit % EIGHTS * 8;
         Chunk terms[Shape::TERMS] = {};
@@ -144,6 +148,7 @@ __device__ inline void mma_few(const Weights& weights, int n, const Live& live_r
     measure_rows<E, ALIGNED>(source, lead, live, k, times, back, room);
 
     float sums[M][Shape::TILES][4] = {};
+#pragma unroll 1
     for (int round = 0; round < rounds; ++round) {
         if (round % ROUNDS == 0) {
             if (round > 0) sync_block();
@@ -202,6 +207,7 @@ __device__ inline void mma_few(const Weights& weights, int n, const Live& live_r
                 if (column < COLUMNS && t < live) parts[(part * T + t) * COLUMNS + column] = sums[m][tile8][i];
             }
     sync_block();
+#pragma unroll 1
     for (int i = threadIdx.x; i < live * COLUMNS; i += THREADS) {
         float sum = parts[i];
         for (int p = 1; p < SPLIT; ++p) sum += parts[p * T * COLUMNS + i];
@@ -209,6 +215,7 @@ __device__ inline void mma_few(const Weights& weights, int n, const Live& live_r
     }
     sync_block();
     const int count = n - u * UNIT < UNIT ? n - u * UNIT : UNIT;
+#pragma unroll 1
     for (int t = warp_index(); t < live; t += WARPS) finish(Tile{tile, COLUMNS, UNIT, t}, u, count, t, t + 1);
 }
 

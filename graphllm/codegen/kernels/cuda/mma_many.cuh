@@ -39,6 +39,7 @@ __device__ inline void stage_terms(const S* from, const Lead& lead, int t, int k
     Factors factors{1.0f, 1.0f};
     if (Lead::NORM || ranged(E{})) {
         float squares = 0, most = 0;
+#pragma unroll 1
         for (int i = threadIdx.x * 8; i < k; i += THREADS * 8) {
             float v[8];
             load(i, v, squares);
@@ -61,6 +62,7 @@ __device__ inline void stage_terms(const S* from, const Lead& lead, int t, int k
         }
         factors = factors_of<E>(lead, squares, most, k);
     }
+#pragma unroll 1
     for (int i = threadIdx.x * 8; i < to.length; i += THREADS * 8) {
         Chunk terms[TERMS] = {};
         if (i < k) {
@@ -172,6 +174,7 @@ __device__ inline void mma_many(const Weights& weights, int n, const Live& live_
         }
     };
     load_scales(0);
+#pragma unroll 1
     for (int panel = 0; panel < panels; ++panel) {
         copies_wait<Shape::STAGES - 2>();
         sync_block();
@@ -224,6 +227,7 @@ __device__ inline void mma_many(const Weights& weights, int n, const Live& live_
 
     float* tile = reinterpret_cast<float*>(shared);
     const int count = n - u * UNIT < UNIT ? n - u * UNIT : UNIT;
+#pragma unroll 1
     for (int first = 0; first < ROWS && t0 + first < live; first += SLICE) {
         sync_block();
         if (across * 32 >= first && across * 32 < first + SLICE) {
@@ -241,6 +245,7 @@ __device__ inline void mma_many(const Weights& weights, int n, const Live& live_
         }
         sync_block();
         const int end = live - t0 < first + SLICE ? live - t0 : first + SLICE;
+#pragma unroll 1
         for (int t = first + warp_index(); t < end; t += WARPS)
             finish(Tile{tile, Shape::LD, UNIT, t - first}, u, count, t0 + t, t0 + t + 1);
     }

@@ -4,6 +4,7 @@
 
 template <class F>
 __device__ inline void for_each(int n, F f) {
+#pragma unroll TEAM_UNROLL
     for (int i = team_index(); i < n; i += team_size()) f(i);
     team_sync();
 }
@@ -50,6 +51,7 @@ __device__ inline void dequantize(const int8_t* q, const S* scale, int n, int gr
 // Root mean square norm (Zhang and Sennrich 2019, arXiv:1910.07467).
 __device__ inline void rmsnorm(const float* x, const float* gain, int n, float eps, float* y) {
     float squares = 0;
+#pragma unroll TEAM_UNROLL
     for (int i = team_index(); i < n; i += team_size()) squares += x[i] * x[i];
     const float r = 1.0f / sqrtf(team_sum(squares) / float(n) + eps);
     for_each(n, [=](int i) { y[i] = x[i] * r * gain[i]; });
@@ -57,11 +59,13 @@ __device__ inline void rmsnorm(const float* x, const float* gain, int n, float e
 
 // turn[i] = scale * (cos, sin) of position * freqs[i] (Su et al. 2021, arXiv:2104.09864).
 __device__ inline void rotation(int position, const float* freqs, int pairs, float scale, float* turn) {
-    for_each(pairs, [=](int i) {
+#pragma unroll 1
+    for (int i = team_index(); i < pairs; i += team_size()) {
         const float angle = float(position) * freqs[i];
         turn[2 * i] = scale * cosf(angle);
         turn[2 * i + 1] = scale * sinf(angle);
-    });
+    }
+    team_sync();
 }
 
 // Pairs (x[2i], x[2i+1]) of d elements.
@@ -93,6 +97,7 @@ __device__ inline int8_t rounded(float x, float scale) {
 // A group of n elements as int8; its scale, the largest magnitude / 127, which is NaN if one is.
 __device__ inline float round_group(const float* x, int n, int8_t* q) {
     float most = 0;
+#pragma unroll TEAM_UNROLL
     for (int i = team_index(); i < n; i += team_size()) {
         const float size = fabsf(x[i]);
         most = most > size || most != most ? most : size;
@@ -104,11 +109,21 @@ __device__ inline float round_group(const float* x, int n, int8_t* q) {
 
 // Groups of n elements, each under a scale of its own; the last may be short.
 __device__ inline void quantize(const float* x, int n, int group, int8_t* q, float* scale) {
+#pragma unroll 1
     for (int i = 0; i < n; i += group) {
         const float s = round_group(x + i, n - i < group ? n - i : group, q + i);
         if (team_index() == 0) scale[i / group] = s;
     }
     team_sync();
+}
+
+// What the experts of a row gave, x [used,n], each by its share; in their order.
+__device__ inline void expert_sum(const float* x, const float* shares, int used, int n, float* y) {
+    for_each(n, [=](int i) {
+        float sum = x[i] * shares[0];
+        for (int u = 1; u < used; ++u) sum += x[(long long)u * n + i] * shares[u];
+        y[i] = sum;
+    });
 }
 
 // A head, or a part of one, into a cache.

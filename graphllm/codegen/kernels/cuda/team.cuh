@@ -3,6 +3,7 @@
 //   team_index(), team_size()   a thread's place, and how many there are
 //   team_sync()                 what each has written is there for all
 //   team_sum(x), team_max(x)    over all, in every thread; always in the same order
+//   TEAM_UNROLL                 turns of a loop over a row that are asked for together
 #pragma once
 
 #include "prelude.cuh"
@@ -13,6 +14,7 @@ constexpr int BLOCK_ROOM = 32;  // floats of shared memory that a block needs to
 
 namespace by_warp {
 
+constexpr int TEAM_UNROLL = 1;  // a warp has a few columns: a second copy of the loop costs more to compile than it gives
 __device__ inline int team_index() { return lane_index(); }
 __device__ inline int team_size() { return WARP; }
 __device__ inline void team_sync() { sync_warp(); }
@@ -25,6 +27,7 @@ __device__ inline float team_max(float x) { return warp_max(x); }
 
 namespace by_block {
 
+constexpr int TEAM_UNROLL = 4;
 __device__ inline int team_index() { return threadIdx.x; }
 __device__ inline int team_size() { return blockDim.x; }
 __device__ inline void team_sync() { sync_block(); }

@@ -67,6 +67,7 @@ __device__ inline void linear_tiles(const Weights& weights, int n, const Live& l
     float* tile = x + TILE_K * (TILE_T + 1);      // [TILE_T, COLUMNS]
     const int down = threadIdx.x % DOWN, across = threadIdx.x / DOWN;
     float sums[M][N] = {};
+#pragma unroll 1
     for (int k0 = 0; k0 < k; k0 += TILE_K) {
         for (int i = threadIdx.x; i < COLUMNS * TILE_K; i += THREADS) {
             const int column = i / TILE_K, kk = k0 + i % TILE_K, j = u * UNIT + column % UNIT;
@@ -100,6 +101,7 @@ __device__ inline void linear_tiles(const Weights& weights, int n, const Live& l
             if (down + i * DOWN < COLUMNS) tile[(across + j * ACROSS) * COLUMNS + down + i * DOWN] = sums[i][j];
     sync_block();
     const int count = n - u * UNIT < UNIT ? n - u * UNIT : UNIT, rows = live - t0 < TILE_T ? live - t0 : TILE_T;
+#pragma unroll 1
     for (int t = warp_index(); t < rows; t += WARPS) finish(Tile{tile, COLUMNS, UNIT, t}, u, count, t0 + t, t0 + t + 1);
 }
 

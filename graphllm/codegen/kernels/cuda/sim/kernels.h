@@ -22,7 +22,16 @@ struct FirstNumbers<0, I...> {
     using type = Numbers<I...>;
 };
 
-// Calls a kernel, whose parameters are all pointers, with addresses.
+// A word as a parameter: an address, or a number.
+template <class T>
+inline T word_as(void* word) {
+    if constexpr (__is_same(T, int))
+        return int(reinterpret_cast<long long>(word));
+    else
+        return static_cast<T>(word);
+}
+
+// Calls a kernel, whose parameters are pointers and ints, with words.
 template <auto kernel>
 struct Called;
 template <class... Parameter, void (*kernel)(Parameter...)>
@@ -32,10 +41,10 @@ struct Called<kernel> {
     static void entry(void* const* arguments) { call(arguments, typename FirstNumbers<parameters>::type{}); }
 
 private:
-    // Not watched: the addresses lie in the host's memory.
+    // Not watched: the words lie in the host's memory.
     template <unsigned... I>
     __attribute__((no_sanitize("thread"))) static void call(void* const* arguments, Numbers<I...>) {
-        kernel(static_cast<Parameter>(arguments[I])...);
+        kernel(word_as<Parameter>(arguments[I])...);
     }
 };
 

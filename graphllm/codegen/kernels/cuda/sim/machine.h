@@ -11,6 +11,7 @@
 
 #define __global__
 #define __device__
+#define __noinline__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define threadIdx (::graphllm::sim::thread_index())
