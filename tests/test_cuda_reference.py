@@ -31,6 +31,7 @@ COVERED: dict[str, tuple[str, Stored, str]] = {
     "sm_120": ("llama-3.2-1b", "bf16", "decode"),
 }
 MOST_REGISTERS = {"decode": 128, "prefill_": 255}  # loosely: more in decode, and too few bytes are on their way
+MOST_SPILLED = 64  # bytes, of a kernel for prompts
 # To compile one takes a third of a second: a model has so many, and all of the models together.
 KERNELS = {
     ("tinyllama-1.1b", "bf16"): 23,
@@ -60,7 +61,10 @@ def test_kernels_compile_and_take_what_they_may(arch: str) -> None:
         took = made[shared.kernel.name].resources
         for prefix, most in MOST_REGISTERS.items():
             assert took.registers <= most or not shared.of(prefix), (shared.kernel.name, took)
-        assert took.spilled == 0 or arch == "sm_75", (shared.kernel.name, took)
+        assert arch == "sm_75" or took.spilled <= (0 if shared.of("decode") else MOST_SPILLED), (
+            shared.kernel.name,
+            took,
+        )
         for model, own in shared.users:
             for stream in model.program.streams.values():
                 for launch in (x for x in (*stream.launches, *stream.choice) if x.kernel == own):
