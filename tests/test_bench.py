@@ -162,6 +162,7 @@ class TestCommand:
             (["-p", "17"], "pp17: takes 17 positions; this model has 16"),
             (["-d", "10", "-n", "7"], "tg7 @ d10: takes 17 positions"),
             (["-p", "0", "-n", "0"], "nothing to time"),
+            (["-d", "16"], "--depth: 16; this model has 16 positions"),
             (["-b", "0"], "batch: 0; expected 1 or more"),
             (["-r", "0"], "--rounds: 0"),
             (["-p", "x"], "invalid list of whole numbers"),

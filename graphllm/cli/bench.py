@@ -29,7 +29,11 @@ def run(a: argparse.Namespace) -> int:
             if i:
                 more |= {"context": a.context}
             subjects.append(Subject(Path(name).name or name, load_model(a, meter, other=other, **more)))
-        room = min(s.model.engine.context for s in subjects) - max(depths)
+        context = min(s.model.engine.context for s in subjects)
+        room = context - max(depths)
+        if room < 1:
+            said = f"--depth: {max(depths)}; this model has {context} positions"
+            raise RunError(f"{said}, choose fewer or a larger --context")
         prompts = a.prompt if a.prompt is not None else [min(512, room)]
         generations = a.generate if a.generate is not None else [min(128, room)]
         chosen = cases(prompts, generations, batches, depths)
