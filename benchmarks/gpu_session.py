@@ -281,6 +281,7 @@ def speed(s: Session, bandwidth: float) -> None:
             moved = step_moved(model.program.streams["decode"], model.module.functions["decode"], held + count // 2)
             out |= {"decode_tok_s": 1 / each, "bytes_a_token": moved.moved, "goal": goal}
             out["share_of_bandwidth"] = moved.moved / each / bandwidth if bandwidth else None
+            out["launch_us"] = launch_times(device, engine.lengths[0] - 1)
             engine.truncate(0)
             engine.feed(ids)  # warm: every chunk's graph is made
             engine.truncate(0)
@@ -290,6 +291,15 @@ def speed(s: Session, bandwidth: float) -> None:
             per_row = step_flops(model.module.functions["decode"])
             out |= {"prefill_tok_s": prompt / prefill, "prefill_flop_s": per_row * prompt / prefill}
             device.close()
+
+
+def launch_times(device: CudaDevice, position: int) -> dict[str, float]:
+    """Microseconds of a decode step by kernel, its launches one after another: the quickest of a few steps."""
+    best = min((device.time_launches("decode", [5], position, 0)[1] for _ in range(5)), key=lambda ends: ends[-1])
+    out: dict[str, float] = {}
+    for launch, begin, end in zip(device.program.streams["decode"].launches, [0, *best], best, strict=False):
+        out[launch.kernel] = out.get(launch.kernel, 0.0) + (end - begin) / 1e3
+    return out
 
 
 def torch_beside(s: Session) -> None:
