@@ -297,6 +297,8 @@ class TestCommand:
             (["numpy", "--ids", "x"], "expected whole numbers"),
             (["numpy", "-p", "Hello"], "no tokenizer"),
             (["numpy", "--ids", "1 " * 33], "33 tokens; expected 1 to 32"),
+            (["numpy", "-n", "33"], "33 tokens; expected 1 to 32"),
+            (["numpy", "-n", "0"], "0 tokens; expected 1 to 32"),
             (["numpy", "--plot", "a.gif"], "expected a name that ends in .svg or .png"),
             (["demo"], "not one model"),
             (["empty"], "expected interpreter"),

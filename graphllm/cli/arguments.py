@@ -220,7 +220,7 @@ def _diff(p: argparse.ArgumentParser) -> None:
     what.add_argument("-p", "--prompt", metavar="TEXT")
     what.add_argument("-f", "--file", metavar="FILE", help="its first tokens")
     what.add_argument("--ids", metavar="IDS", help="token ids (default: random ones, from a fixed seed)")
-    p.add_argument("-n", "--tokens", type=whole, default=32, metavar="N", help="how many (default: %(default)s)")
+    p.add_argument("-n", "--tokens", type=whole, metavar="N", help="how many (default: 32, or what the context holds)")
     p.add_argument(
         "--function",
         choices=["score", "decode", "prefill"],

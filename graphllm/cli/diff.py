@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from graphllm.measure.diff.sides import How, Subject
 
 
+_TOKENS = 32  # that both sides run on, unless told
+
+
 def run(a: argparse.Namespace) -> int:
     from graphllm.cli.choices import load_choices
     from graphllm.cli.terminal import say
@@ -70,14 +73,16 @@ def _ids(a: argparse.Namespace, subject: Subject | None) -> list[int]:
         from random import Random
 
         context = next(iter(subject.module.states.values())).type.shape[2]
-        count = min(a.tokens, context)
+        count = a.tokens if a.tokens is not None else min(_TOKENS, context)
         random = Random(0)
         return [random.randrange(subject.config.vocab) for _ in range(count)]
     if subject.file.tokenizer is None:
         raise RunError("prompt: this plan has no tokenizer; give token ids with --ids")
     text = a.prompt if a.prompt is not None else read_text(a.file, "prompt").rstrip("\r\n")
     ids = load_tokenizer(subject.file.tokenizer, subject.config.vocab).encode(text)
-    return ids[: a.tokens] if a.file is not None else ids
+    if a.file is None:
+        return ids
+    return ids[: a.tokens if a.tokens is not None else _TOKENS]
 
 
 def _passes(a: argparse.Namespace, choices: dict[str, Any]) -> int:
@@ -94,7 +99,7 @@ def _passes(a: argparse.Namespace, choices: dict[str, Any]) -> int:
     context, slots, kv_dtype = choices["context"], choices["slots"] or 1, choices["kv_dtype"]
     how = choices["dtype"], choices["quantize"], choices["overrides"]
     options = chosen_options(context, slots, kv_dtype, *how, None)
-    ids = _ids(a, None) if a.ids is not None else list(range(1, min(a.tokens, 16) + 1))
+    ids = _ids(a, None) if a.ids is not None else list(range(1, (a.tokens if a.tokens is not None else 16) + 1))
     steps = bisect_passes(source, options, ids, a.function)
     print(json.dumps([s.as_json() for s in steps], indent=1) if a.json else passes_text(steps))
     return 1 if steps and steps[-1].found.parted is not None else 0
