@@ -16,6 +16,7 @@ from graphllm._version import __version__
 
 if TYPE_CHECKING:
     from graphllm.api import Model, Plan, compile, load
+    from graphllm.api.convert import convert
     from graphllm.errors import (
         CheckpointError,
         ContextFullError,
@@ -48,6 +49,7 @@ __all__ = [
     "VerifyError",
     "__version__",
     "compile",
+    "convert",
     "load",
 ]
 
@@ -57,7 +59,8 @@ _API = frozenset({"Model", "Plan", "compile", "load"})
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module("graphllm.api" if name in _API else "graphllm.errors"), name)
+    part = "graphllm.api.convert" if name == "convert" else "graphllm.api" if name in _API else "graphllm.errors"
+    value = getattr(import_module(part), name)
     globals()[name] = value  # the next access finds it without coming here
     return value
 

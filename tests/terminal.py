@@ -68,7 +68,7 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._fd, text.encode())
 
-    def wait(self, text: str, seconds: float = 40.0) -> str:
+    def wait(self, text: str, seconds: float = 120.0) -> str:
         """What was shown since the last wait up to ``text``, which has to come."""
         end = time.monotonic() + seconds
         while (at := self.shown.find(text, self._seen)) < 0:
@@ -76,7 +76,7 @@ class Terminal:
         before, self._seen = self.shown[self._seen : at], at + len(text)
         return before
 
-    def code(self, seconds: float = 40.0) -> int:
+    def code(self, seconds: float = 120.0) -> int:
         """The exit code, once it has ended."""
         end = time.monotonic() + seconds
         while self._read(end):

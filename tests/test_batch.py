@@ -142,7 +142,7 @@ LINES = [
     "",
     '{"prompt": "two", "max_tokens": 3, "id": "x", "logprobs": 1, "echo": true}',
     '{"ids": [1, 262, 263], "temperature": 1.5, "id": [1, {"a": null}]}',
-    '{"messages": [{"role": "user", "content": "hé"}], "stop": ["e"], "seed": 3}',
+    '{"messages": [{"role": "user", "content": [{"type": "text", "text": "hé"}]}], "stop": ["e", 5], "seed": 3}',
     '{"prompt": "five", "logit_bias": {"262": 100}, "ignore_eos": true}',
     '{"prompt": "six", "temperature": 1, "variant": "meta"}',
 ]

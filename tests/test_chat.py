@@ -55,6 +55,15 @@ def said(turn: Any) -> list[int]:
     return list(turn.answer.progress.tokens)
 
 
+def test_a_message_of_parts_is_its_text(model: Model) -> None:
+    chat = model.chat()
+    parts = [{"type": "text", "text": "he"}, {"text": "llo"}]
+    whole, cut = ([{"role": "user", "content": content}] for content in ("hello", parts))
+    assert chat.format.encode(cut) == chat.format.encode(whole)
+    chat.messages[:] = cut
+    assert chat.undo() == "hello"
+
+
 # The law: a dialogue is what its messages say
 
 

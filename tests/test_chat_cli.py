@@ -26,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_huggingface(base / "hf", ZOO["odd_sizes"], random_tensors(ZOO["odd_sizes"], 7))
     write_tokenizer(base / "hf" / "tokenizer.bin")
     (base / "hf" / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE, "eos_token": "</s>"}))
+    (base / "hf" / "generation_config.json").write_text('{"do_sample": true, "top_k": 5}')
     graphllm.compile(base / "hf", base / "m.gllm", context=256, target="numpy")
     return base
 
@@ -56,6 +57,7 @@ def test_a_pipe_is_a_dialogue(folder: Path) -> None:
     for part in (chat.messages[2]["content"], "3 messages", "of 256 positions"):
         assert part in out
     assert "saved: s.json" in err
+    assert "sampling as the model's makers advise: top_k 5" in err
     code, out, err = piped(folder, "/tokens\n", "--load", "s.json")
     assert (code, "7 messages" in out) == (0, True), err
 
@@ -77,7 +79,7 @@ def terminal(folder: Path, *words: str, seconds: float = 0.0, plain: bool = Fals
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are of Unix")
 def test_keys_of_a_terminal(folder: Path) -> None:
-    with terminal(folder, "-t", "0", "-n", "60", seconds=0.02) as t:
+    with terminal(folder, "-t", "0", "-n", "60", seconds=0.05) as t:
         t.wait("Ctrl-D ends\n>")
         t.type("hello\r")
         t.wait("hello\n")

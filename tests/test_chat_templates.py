@@ -161,6 +161,9 @@ def test_a_strangers_template_ends_in_one_line(template: str, words: str) -> Non
         lambda: check_messages([{"role": "user"}]),
         lambda: check_messages([{"role": "user", "content": 5}]),
         lambda: check_messages([{"role": "user", "content": None}]),
+        lambda: check_messages([{"role": "user", "content": [{"type": "image", "url": "x"}]}]),
+        lambda: check_messages([{"role": "user", "content": [{"type": "text", "text": 5}]}]),
+        lambda: check_messages([{"role": "user", "content": ["x"]}]),
     ],
 )
 def test_what_are_no_messages(call: Callable[[], object]) -> None:

@@ -280,6 +280,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["convert", str(tmp_path / "hf"), "--to", "v2", "-o", str(out), "--group-size", "12"]) == 0
     assert "written: " in capsys.readouterr().out
     assert open_checkpoint(out).group == 12
+    made = graphllm.convert(tmp_path / "hf", tmp_path / "same.bin", "v2", group=12)
+    assert (made.bytes, made.path.read_bytes()) == (out.stat().st_size, out.read_bytes())
+    with pytest.raises(graphllm.GraphLLMError, match=r"to: 'v9'; expected one of v0, v1"):
+        graphllm.convert(tmp_path / "hf", out, "v9")  # type: ignore[arg-type]
 
     def refused(*arguments: str) -> str:
         assert main(["convert", *arguments]) == 2

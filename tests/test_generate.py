@@ -400,7 +400,7 @@ def test_end_tokens(parrot: graphllm.Model) -> None:
         ({"max_tokens": float("nan")}, "max_tokens: nan; expected 0 or more"),
         ({"max_tokens": True}, "max_tokens: True; expected 0 or more"),
         ({"stop": None}, "stop: None; expected a list of texts"),
-        ({"stop": [1]}, "stop: .1.; expected a list of texts"),
+        ({"stop": [1.5]}, "stop: .1.5.; expected a list of texts"),
         ({"stop": b"x"}, "stop: b'x'; expected a list of texts"),
         ({"logit_bias": None}, "sampler: logit_bias = None; expected numbers by token id"),
         ({"logit_bias": [(1, 2.0)]}, "sampler: logit_bias = .*; expected numbers by token id"),

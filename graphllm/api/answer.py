@@ -60,7 +60,7 @@ class Answer:
         model: Model,
         prompt: Prompt,
         max_tokens: int | None,
-        stop: Sequence[str],
+        stop: Sequence[str | int],
         ignore_eos: bool,
         config: SamplerConfig,
         *,
@@ -73,13 +73,13 @@ class Answer:
         self.progress = Progress()
         check_count(max_tokens)
         check_logprobs(logprobs)
-        check_stops(stop, model)
+        texts, ids = stops_of(stop, model)
         sampler = make_sampler(config, model.engine.vocab, model.allowed)
         self.seed = self.progress.seed = sampler.seed
         self._keep, self._logprobs = keep, logprobs
-        self._stops = StopStrings(stop)
+        self._stops = StopStrings(texts)
         self._tokenizer = model.tokenizer
-        stop_ids = end_ids if ignore_eos else end_ids | model.stop_ids
+        stop_ids = ids | (end_ids if ignore_eos else end_ids | model.stop_ids)
         self._tokens = self._generate(model, sampler, max_tokens, stop_ids)
 
     def tokens(self) -> Iterator[int]:
@@ -138,9 +138,16 @@ def sampler_config(sampler: SamplerConfig | None, settings: Mapping[str, Any]) -
         raise RunError(f"sampler: no setting called {unknown}; expected some of {known}") from None
 
 
-def check_stops(stop: Any, model: Model) -> None:
-    """Raise RunError unless ``stop`` is a list of texts, and none for a model that has no text."""
-    if not isinstance(stop, list | tuple) or not all(isinstance(text, str) for text in cast("list[Any]", stop)):
-        raise RunError(f"stop: {stop!r:.60}; expected a list of texts")
-    if stop and model.tokenizer is None:
-        raise RunError("stop: this plan has no tokenizer, so an answer has no text; stop by max_tokens or end tokens")
+def stops_of(stop: Any, model: Model) -> tuple[list[str], frozenset[int]]:
+    """The texts and the token ids that end an answer.
+
+    Raises RunError unless ``stop`` is a list of such, ids of the vocabulary, and no texts for a model that has none.
+    """
+    items = cast("list[Any]", stop if isinstance(stop, list | tuple) else [None])
+    texts = [item for item in items if isinstance(item, str)]
+    ids = [item for item in items if type(item) is int and 0 <= item < model.engine.vocab]
+    if len(texts) + len(ids) != len(items):
+        raise RunError(f"stop: {stop!r:.60}; expected a list of texts, and of token ids below {model.engine.vocab}")
+    if texts and model.tokenizer is None:
+        raise RunError("stop: this plan has no tokenizer, so an answer has no text; stop by max_tokens or token ids")
+    return texts, frozenset(ids)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from graphllm.api.answer import Answer, sampler_config
 from graphllm.api.session import read_session, write_session
 from graphllm.errors import ContextFullError, RunError, TemplateError
-from graphllm.runtime.chat.format import ChatFormat, Message
+from graphllm.runtime.chat.format import ChatFormat, Message, text_of
 from graphllm.runtime.chat.named import NAMES, template_named
 from graphllm.runtime.sampling import SamplerConfig
 
@@ -62,7 +62,7 @@ class Chat:
     def system(self) -> str | None:
         """What the model is told before the first message."""
         first = self.messages[0] if self.messages else {}
-        return first["content"] if first.get("role") == "system" else None
+        return text_of(first["content"]) if first.get("role") == "system" else None
 
     def set_system(self, text: str | None) -> None:
         """Tell the model something else before the first message, or nothing."""
@@ -73,7 +73,7 @@ class Chat:
         text: str,
         *,
         max_tokens: int | None = None,
-        stop: Sequence[str] = (),
+        stop: Sequence[str | int] = (),
         logprobs: int | None = None,
         sampler: SamplerConfig | None = None,
         **settings: Any,
@@ -127,7 +127,7 @@ class Chat:
         at = next((i for i in reversed(range(len(self.messages))) if self.messages[i]["role"] == "user"), None)
         if at is None:
             return None
-        text = str(self.messages[at]["content"])
+        text = text_of(self.messages[at]["content"])
         del self.messages[at:]
         return text
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from graphllm.api.answer import Completion, Prompt, check_stops
+from graphllm.api.answer import Completion, Prompt, stops_of
 from graphllm.runtime.batch import Request, complete
 from graphllm.runtime.generate import Progress, check_count
 from graphllm.runtime.logprobs import check_logprobs
@@ -27,7 +27,7 @@ class Ask:
 
     prompt: Prompt
     max_tokens: int | None = 256
-    stop: Sequence[str] = ()
+    stop: Sequence[str | int] = ()
     ignore_eos: bool = False
     echo: bool = False
     logprobs: int | None = None
@@ -44,14 +44,14 @@ class Asked:
         model.engine.check(self.ids, held=0)
         check_count(ask.max_tokens)
         check_logprobs(ask.logprobs)
-        check_stops(ask.stop, model)
-        self._text = _Text(model.tokenizer.stream(self.ids), StopStrings(ask.stop)) if model.tokenizer else None
+        texts, ids = stops_of(ask.stop, model)
+        self._text = _Text(model.tokenizer.stream(self.ids), StopStrings(texts)) if model.tokenizer else None
         self._echo = model.tokenizer.decode(self.ids) if ask.echo and model.tokenizer else ""
         self.request = Request(
             self.ids,
             make_sampler(ask.sampler, model.engine.vocab, model.allowed),
             ask.max_tokens,
-            ask.end_ids if ask.ignore_eos else ask.end_ids | model.stop_ids,
+            ids | (ask.end_ids if ask.ignore_eos else ask.end_ids | model.stop_ids),
             self._text.push if self._text else None,
             ask.logprobs,
             ask.echo,

@@ -79,6 +79,18 @@ class Model:
         return stop_ids_of(self.plan.file, self.tokenizer)
 
     @cached_property
+    def sampling(self) -> dict[str, Any]:
+        """The sampler's settings that the model's makers advise, as keywords of ``generate``; {} where none are known.
+
+        Raises PlanError where the plan's record of them is damaged.
+        """
+        recorded = self.plan.file.documents.get("sampling", {})
+        try:
+            return {name: value for name, value in recorded.items() if sampler_config(None, {name: value})}
+        except RunError as error:
+            raise PlanError(f"{self.plan.path}: its record of sampling: {error}") from None
+
+    @cached_property
     def allowed(self) -> int:
         """Ids below this one may be sampled: a model may have more rows than its tokenizer has tokens."""
         return min(self.engine.vocab, self.tokenizer.vocab_size) if self.tokenizer is not None else self.engine.vocab
@@ -106,7 +118,7 @@ class Model:
         prompt: Prompt,
         *,
         max_tokens: int | None = 256,
-        stop: Sequence[str] = (),
+        stop: Sequence[str | int] = (),
         ignore_eos: bool = False,
         logprobs: int | None = None,
         sampler: SamplerConfig | None = None,
@@ -117,7 +129,7 @@ class Model:
         Args:
             prompt: text, or token ids [T] as they are, 1 <= T <= the context.
             max_tokens: at most so many; None until something else ends it.
-            stop: texts that end the answer and are not part of it. They need a tokenizer.
+            stop: what ends the answer and is not part of it: texts, which need a tokenizer, and token ids.
             ignore_eos: go on past end tokens.
             logprobs: keep each token's log-probability, and those of so many likeliest tokens in its place.
             sampler: how tokens are chosen; or give its fields as keywords: temperature=0.8, top_k=40, top_p=0.95,
@@ -142,7 +154,7 @@ class Model:
         prompt: Prompt,
         *,
         max_tokens: int | None = 256,
-        stop: Sequence[str] = (),
+        stop: Sequence[str | int] = (),
         ignore_eos: bool = False,
         logprobs: int | None = None,
         sampler: SamplerConfig | None = None,
@@ -181,7 +193,7 @@ class Model:
         prompts: Sequence[Prompt],
         *,
         max_tokens: int | None = 256,
-        stop: Sequence[str] = (),
+        stop: Sequence[str | int] = (),
         ignore_eos: bool = False,
         echo: bool = False,
         logprobs: int | None = None,

@@ -7,8 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphllm.cli.choices import sampler_choices
-from graphllm.cli.input import argument
+from graphllm.cli.choices import sampler_choices, stop_choices
 from graphllm.cli.loading import load_model
 from graphllm.cli.template import template_choice, variables_choice
 from graphllm.cli.terminal import Meter, say
@@ -26,7 +25,7 @@ def run(a: argparse.Namespace) -> int:
     a.slots = a.slots or SLOTS
     settings: dict[str, Any] = {
         "max_tokens": None if a.max_tokens == -1 else a.max_tokens,
-        "stop": [argument(text, "--stop") for text in a.stop],
+        "stop": stop_choices(a),
         "ignore_eos": a.ignore_eos,
         "echo": a.echo,
         "logprobs": a.logprobs,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphllm.cli import chat_commands
 from graphllm.cli.chat_input import Reader, reader
-from graphllm.cli.choices import sampler_choices
+from graphllm.cli.choices import sampler_choices, stop_choices
 from graphllm.cli.input import argument
 from graphllm.cli.loading import load_model
 from graphllm.cli.template import template_choice, variables_choice
@@ -17,6 +17,7 @@ from graphllm.cli.terminal import Meter, harmless, say
 from graphllm.errors import ContextFullError, GraphLLMError
 
 if TYPE_CHECKING:
+    from graphllm.api import Model
     from graphllm.api.chat import Chat
 
 
@@ -32,13 +33,22 @@ def run(a: argparse.Namespace) -> int:
         chat.load(a.load)
     how = {
         "max_tokens": None if a.max_tokens == -1 else a.max_tokens,
-        "stop": [argument(text, "--stop") for text in a.stop],
-        "sampler": sampler_config(None, sampler_choices(a)),
+        "stop": stop_choices(a),
+        "sampler": sampler_config(None, sampling(model, sampler_choices(a))),
     }
     lines = reader(list(chat_commands.NAMES), history=not a.no_history)
     if lines.interactive:
         say("/help tells the commands; Alt-Enter is a new line, Ctrl-C stops an answer, Ctrl-D ends")
     return Dialogue(chat, lines, how, a.stats).run()
+
+
+def sampling(model: Model, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings given, then those that the model's makers advise, which are told, then ours."""
+    advised = {} if "variant" in given else {k: v for k, v in model.sampling.items() if k not in given}
+    if advised:
+        listed = ", ".join(f"{name} {value:g}" for name, value in advised.items())
+        say(f"sampling as the model's makers advise: {listed}")
+    return {"temperature": 0.7, **advised, **given}
 
 
 class Dialogue:

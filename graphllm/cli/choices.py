@@ -79,7 +79,7 @@ def overrides(a: argparse.Namespace) -> Overrides | None:
 
 
 def sampler_choices(a: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a SamplerConfig. Raises RunError for a bias that is not ID=NUMBER."""
+    """The fields of a SamplerConfig that were given. Raises RunError for a bias that is not ID=NUMBER."""
     from graphllm.errors import RunError
 
     bias: dict[int, float] = {}
@@ -90,7 +90,13 @@ def sampler_choices(a: argparse.Namespace) -> dict[str, Any]:
         except ValueError:
             raise RunError(f"--logit-bias {item}: expected ID=NUMBER, as in 13=-5.5") from None
     names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
-    return {name: getattr(a, name) for name in (*names, "penalty_window", "seed")} | {
-        "logit_bias": bias,
-        "variant": a.sampler,
-    }
+    given = {name: getattr(a, name) for name in (*names, "penalty_window", "seed")}
+    given |= {"logit_bias": bias or None, "variant": a.sampler}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def stop_choices(a: argparse.Namespace) -> list[str | int]:
+    """What ends an answer: texts and token ids. Raises GraphLLMError for a text that is not Unicode."""
+    from graphllm.cli.input import argument
+
+    return [*(argument(text, "--stop") for text in a.stop), *a.stop_id]

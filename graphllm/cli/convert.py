@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from graphllm.cli.choices import overrides
 from graphllm.cli.terminal import Meter, say
 
 
 def run(a: argparse.Namespace) -> int:
-    from pathlib import Path
-
-    from graphllm.api.source import source_of
-    from graphllm.compiler.convert import Conversion, convert
-    from graphllm.frontends.overrides import NO_OVERRIDES
+    from graphllm.api.convert import convert
     from graphllm.plan.place import shown, size_text
 
-    how = Conversion(a.to, a.group_size, a.dtype, a.rows, overrides(a) or NO_OVERRIDES)
-    tokenizer = Path(a.tokenizer) if a.tokenizer is not None else None
+    how: dict[str, Any] = {"group": a.group_size, "dtype": a.dtype, "rows": a.rows, "tokenizer": a.tokenizer}
     with Meter(quiet=a.quiet) as meter:
-        made = convert(source_of(a.checkpoint), Path(a.output), how, tokenizer, meter)
+        made = convert(a.checkpoint, a.output, a.to, overrides=overrides(a), progress=meter, **how)
     for note in made.notes:
         say(f"note: {note}")
     if not a.quiet:

@@ -57,7 +57,7 @@ def add_chat(p: argparse.ArgumentParser) -> None:
     p.add_argument("--stats", action="store_true", help="what each answer took, on stderr")
     p.add_argument("--no-history", action="store_true", help="neither read nor keep what was typed in other chats")
     add_device(p)
-    add_sampling(p, 0.7)
+    add_sampling(p, None)
     add_model_options(p)
 
 

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from graphllm.cli.choices import load_choices, sampler_choices
+from graphllm.cli.choices import load_choices, sampler_choices, stop_choices
 from graphllm.cli.input import argument, read_text
 from graphllm.cli.terminal import Meter, say
 from graphllm.errors import RunError
@@ -34,7 +34,7 @@ def run(a: argparse.Namespace) -> int:
             **load_choices(a),
         )
         limit = None if a.max_tokens == -1 else a.max_tokens
-        how = {"stop": a.stop, "ignore_eos": a.ignore_eos, "logprobs": a.logprobs, **sampler_choices(a)}
+        how = {"stop": stop_choices(a), "ignore_eos": a.ignore_eos, "logprobs": a.logprobs, **sampler_choices(a)}
         answer = model.stream(prompt, max_tokens=limit, **how)
         model.engine.check(answer.prompt_ids)  # before any of it is printed
     ready = time.perf_counter() - started

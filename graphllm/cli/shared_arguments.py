@@ -109,6 +109,9 @@ def add_ends(p: argparse.ArgumentParser, max_tokens: int, without: str = "-1: no
         "-n", "--max-tokens", type=int, default=max_tokens, metavar="N", help=f"at most N tokens an answer; {without}"
     )
     p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end at this text; may be given again")
+    p.add_argument(
+        "--stop-id", action="append", default=[], type=whole, metavar="ID", help="end at this token, likewise"
+    )
 
 
 def add_logprobs(p: argparse.ArgumentParser) -> None:
@@ -122,18 +125,20 @@ def add_logprobs(p: argparse.ArgumentParser) -> None:
     )
 
 
-def add_sampling(p: argparse.ArgumentParser, temperature: float) -> None:
+def add_sampling(p: argparse.ArgumentParser, temperature: float | None) -> None:
+    """Settings that were not given are None; ``temperature`` None: it is the model's to say."""
     s = p.add_argument_group("sampling")
+    default = "%(default)s" if temperature is not None else "what the model's makers advise, else 0.7"
     s.add_argument(
-        "-t", "--temperature", type=float, default=temperature, metavar="X", help="0: greedy (default: %(default)s)"
+        "-t", "--temperature", type=float, default=temperature, metavar="X", help=f"0: greedy (default: {default})"
     )
-    s.add_argument("--top-k", type=int, default=0, metavar="K")
-    s.add_argument("--top-p", type=float, default=1.0, metavar="X")
-    s.add_argument("--min-p", type=float, default=0.0, metavar="X")
-    s.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X")
-    s.add_argument("--presence-penalty", type=float, default=0.0, metavar="X")
-    s.add_argument("--frequency-penalty", type=float, default=0.0, metavar="X")
-    s.add_argument("--penalty-window", type=int, default=0, metavar="N", help="tokens that penalties look back; 0: all")
+    s.add_argument("--top-k", type=int, metavar="K")
+    s.add_argument("--top-p", type=float, metavar="X")
+    s.add_argument("--min-p", type=float, metavar="X")
+    s.add_argument("--repetition-penalty", type=float, metavar="X")
+    s.add_argument("--presence-penalty", type=float, metavar="X")
+    s.add_argument("--frequency-penalty", type=float, metavar="X")
+    s.add_argument("--penalty-window", type=int, metavar="N", help="tokens that penalties look back; 0: all")
     s.add_argument("--logit-bias", action="append", default=[], metavar="ID=X", help="may be given again")
     s.add_argument("--seed", type=int, metavar="N")
     s.add_argument(

@@ -161,6 +161,7 @@ def write(
                 },
                 documents={
                     "config": asdict(checkpoint.config),
+                    **_given("sampling", dict(checkpoint.sampling) or None),
                     "options": {**options.as_json(), "steps": asdict(compiled.steps), "group": checkpoint.group},
                     "provenance": Late(
                         provenance(["0" * 64] * len(hashing)), lambda: provenance([h.result() for h in hashing])

@@ -61,6 +61,7 @@ class Checkpoint:
     group: int = 0  # size of the int8 groups, 0 when nothing is int8
     tokenizer: TokenizerData | None = None  # where the checkpoint itself holds one (GGUF)
     notes: tuple[str, ...] = ()  # what the reader assumed, one line each
+    sampling: Mapping[str, float] = field(default_factory=dict[str, float])  # settings that its makers advise
     extras: Mapping[str, TensorSource] = field(default_factory=dict[str, TensorSource])  # kept only to be copied
 
     def release(self) -> None:

@@ -10,6 +10,7 @@ from reprlib import repr as shorten
 from graphllm.errors import CheckpointError
 from graphllm.frontends.checkpoint import Checkpoint, TensorSource, same_bytes
 from graphllm.frontends.config import ModelConfig
+from graphllm.frontends.generation_config import read_sampling
 from graphllm.frontends.huggingface_config import CONFIG_FILES, read_config
 from graphllm.frontends.joined import stacked
 from graphllm.frontends.overrides import NO_OVERRIDES, Overrides
@@ -83,7 +84,10 @@ def read_huggingface(folder: Path, overrides: Overrides = NO_OVERRIDES) -> Check
     if given:
         notes += (f"set by overrides: {given}",)
     files = (*config_files(folder), *weights.files)
-    return Checkpoint("huggingface", overrides.apply(config), tensors, files, weights.maps, notes=notes)
+    sampling = read_sampling(folder)
+    return Checkpoint(
+        "huggingface", overrides.apply(config), tensors, files, weights.maps, notes=notes, sampling=sampling
+    )
 
 
 def settle_tying(config: ModelConfig, weights: Weights) -> dict[str, str]:

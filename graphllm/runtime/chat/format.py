@@ -92,7 +92,7 @@ class ChatFormat:
         values = {
             "documents": None,
             **self.variables,
-            "messages": list(messages),
+            "messages": [_flat(message) for message in messages],
             "tools": list(tools) if tools else None,
         }
         try:
@@ -114,7 +114,31 @@ def check_messages(messages: object) -> None:
         role = fields.get("role")
         if not isinstance(role, str) or not role.replace("_", "").isalnum():
             raise RunError(f"messages[{i}]: role: {str(role)[:40]!r}; expected system, user, assistant or tool")
-        if not isinstance(fields.get("content"), str) and not (
-            fields.get("content") is None and ("tool_calls" in fields or role == "assistant")
-        ):
-            raise RunError(f"messages[{i}]: content: {str(fields.get('content'))[:40]!r}; expected a text")
+        content = fields.get("content")
+        silent = content is None and ("tool_calls" in fields or role == "assistant")
+        if not silent and not isinstance(content, str) and not _are_texts(content):
+            got = str(content)[:40]
+            raise RunError(f"messages[{i}]: content: {got!r}; expected a text, or a list of texts")
+
+
+def _are_texts(parts: object) -> bool:
+    if not isinstance(parts, list):
+        return False
+    for part in cast("list[object]", parts):
+        said = cast("Mapping[object, object]", part if isinstance(part, Mapping) else {})
+        if not isinstance(said.get("text"), str) or said.get("type", "text") != "text":
+            return False
+    return True
+
+
+def text_of(content: object) -> str:
+    """A message's text, which may be written as a list of parts: ``[{"type": "text", "text": …}, …]``."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in cast("list[Mapping[str, str]]", content))
+    return str(content)
+
+
+def _flat(message: Message) -> Message:
+    """With its text as one: most templates know no parts, and those that do put them together like this."""
+    content = message.get("content")
+    return {**message, "content": text_of(cast("object", content))} if isinstance(content, list) else message
