@@ -35,13 +35,13 @@ MOST_SPILLED = 64  # bytes, of a kernel for prompts
 # To compile one takes a third of a second: a model has so many, and all of the models together.
 KERNELS = {
     ("tinyllama-1.1b", "bf16"): 23,
-    ("tinyllama-1.1b", "int8"): 24,
+    ("tinyllama-1.1b", "int8"): 25,
     ("llama-3.2-1b", "bf16"): 22,
-    ("llama-3.2-1b", "int8"): 24,
+    ("llama-3.2-1b", "int8"): 25,
     ("qwen2.5-0.5b", "bf16"): 21,
     ("qwen2.5-0.5b", "int8"): 23,
 }
-ALL_KERNELS = 108
+ALL_KERNELS = 110
 
 
 def test_models_have_few_kernels() -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from graphllm.codegen.cuda.mma import stored
 from graphllm.codegen.cuda.mma_few import mma_few
 from graphllm.codegen.cuda.mma_many import fits_many, mma_many
-from graphllm.codegen.cuda.operands import declare_source, declare_weights, lead_of, live_rows
+from graphllm.codegen.cuda.operands import declare_source, declare_weights, grouped, lead_of, live_rows
 from graphllm.codegen.cuda.part import Part
 from graphllm.codegen.cuda.target import MOST_FEW, is_few, scratch_bytes, unit_of
 from graphllm.codegen.finish import Finish
@@ -45,7 +45,8 @@ def _few(p: Product, text: KernelText, rows: int) -> Part:
     pieces = p.pieces
     n = p.columns // pieces
     unit = unit_of(p, max(4, _preferred(n) // pieces))
-    kind, per = declare_weights(p, text)
+    fixed = grouped(p)
+    kind, per = declare_weights(p, text, fixed=fixed)
     columns, chunks = unit * pieces, ceil(p.depth / per)
     each = 2 if columns >= 2 * WARPS or rows >= 4 else 1
     dynamic = p.anchor.name == "linear_int8"
@@ -53,7 +54,7 @@ def _few(p: Product, text: KernelText, rows: int) -> Part:
     while not dynamic and split < WARPS and columns * split * 2 <= WARPS * each and chunks >= 64 * split:
         split *= 2
     depth = min(4 if rows == 1 and not dynamic else 2, ceil(chunks / (32 * split)))
-    declare_source(p, text)
+    declare_source(p, text, fixed=fixed)
     lead = lead_of(p, text)
     Finish(p, text, unit).write()
     live = live_rows(p, text)

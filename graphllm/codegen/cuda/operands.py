@@ -62,6 +62,12 @@ def _whole(k: int, size: int) -> str:
     return str(k * size % 16 == 0).lower()
 
 
+def grouped(p: Product) -> bool:
+    """Whether weights have scales that f32 activations meet: with addresses of both, registers are too few for a K that
+    is not known."""
+    return p.conversion is not None and p.conversion.name == "dequantize"
+
+
 def depth_of(p: Product, text: KernelText, *, fixed: bool = False) -> str:
     """K, as an expression."""
     return str(p.depth) if fixed else text.number("depth", p.depth)
