@@ -53,7 +53,8 @@ def _driver() -> Finding:
         version = ctypes.c_int(0)
         status = int(driver.cuDriverGetVersion(ctypes.byref(version)))
     except (OSError, AttributeError):
-        return Finding("driver", "none: no NVIDIA driver on this machine", "absent")
+        fix = "where there is a GPU, install driver 580 or later; --device cuda-sim plays one"
+        return Finding("driver", "none: no NVIDIA driver on this machine", "absent", fix)
     if status:
         return Finding("driver", f"{library} answers with error {status}", "broken")
     return Finding("driver", f"for CUDA {version.value // 1000}.{version.value % 1000 // 10}")
