@@ -69,11 +69,17 @@ struct Eight {
         int i = 0;
         for (; i + 64 <= n; i += 64) {
             __builtin_prefetch(w + i + AHEAD);
-#pragma GCC unroll 1  // or compilers multiply first, and have no registers left to add in
-            for (int m = i; m < i + 64; m += WIDTH) {
+            const auto step = [&](int m) {
                 const __m256i a = Kind::weights(w + m);
                 for (int j = 0; j < T * D; ++j)
                     sums[j] = Kind::step(sums[j], a, read<__m256i>(x + j / D * row + j % D * digit + m));
+            };
+            if constexpr (T * D <= 2) {
+#pragma GCC unroll 4  // one row: the counting would cost as much as the products
+                for (int m = i; m < i + 64; m += WIDTH) step(m);
+            } else {
+#pragma GCC unroll 1  // or compilers multiply first, and have no registers left to add in
+                for (int m = i; m < i + 64; m += WIDTH) step(m);
             }
         }
         for (; i < n; i += WIDTH) {
