@@ -167,7 +167,12 @@ def test_any_composition_has_the_documented_order(config: SamplerConfig, seed: i
 
 def test_a_vocabulary_of_152064() -> None:
     rng = np.random.default_rng()
-    for spread, options in ((8.0, {"top_p": 0.95}), (0.0, {"top_p": 0.5}), (1.0, {"top_k": 50, "min_p": 0.2})):
+    for spread, options in (
+        (8.0, {"top_p": 0.95}),
+        (0.0, {"top_p": 0.5}),
+        (1.0, {"top_p": 0.8}),
+        (1.0, {"top_k": 50, "min_p": 0.2}),
+    ):
         logits = (rng.standard_normal(LARGE) * spread).astype(np.float32)
         config = SamplerConfig(temperature=1.0, seed=3, **options)
         sampler = Sampler(config, LARGE, LARGE - 300)

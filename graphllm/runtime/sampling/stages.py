@@ -14,6 +14,8 @@ Positions = NDArray[np.intp]
 
 # A margin for sums, relative: three tokens of probability 0.1 reach 0.3, and none of ten equals is below their mean.
 _ROUNDING = 1e-12
+_SORTED = 4096  # values that are sorted as fast as they are looked at otherwise
+_BIN = 44  # bits of an f64 that do not matter for its bin: a bin is 1/256 of the way to the next power of two
 
 
 def top_k(values: Values, k: int) -> Positions:
@@ -38,12 +40,22 @@ def top_p(weights: Values, p: float) -> Positions:
     Nucleus sampling: Holtzman et al. 2020, arXiv:1904.09751.
     """
     total = float(weights.sum())
+    target = p * total * (1 - _ROUNDING)
     # The n values at most that lie below this bound hold less than 1-p of the sum: none is needed to reach p.
     bound = (1 - p) * total / len(weights) * (1 - _ROUNDING)
-    falling = np.sort(weights[weights >= bound])[::-1]
-    reached = int(falling.cumsum().searchsorted(p * total * (1 - _ROUNDING)))
+    close, larger, above = weights[weights >= bound], 0, 0.0
+    if len(close) > _SORTED:
+        # Leading bits order numbers that are not negative; of the bins they make only the one that reaches p is sorted.
+        leading = close.view(np.int64) >> _BIN
+        bins = leading.max() - leading
+        held = np.bincount(bins, weights=close).cumsum()
+        last = min(int(held.searchsorted(target)), len(held) - 1)
+        above = float(held[last - 1]) if last else 0.0
+        larger, close = int(np.count_nonzero(bins < last)), close[bins == last]
+    falling = np.sort(close)[::-1]
+    reached = int((falling.cumsum() + above).searchsorted(target))
     count = min(reached + 1, len(falling))
-    return _from_threshold(weights, falling[count - 1], count)
+    return _from_threshold(weights, falling[count - 1], larger + count)
 
 
 def min_p(weights: Values, p: float) -> Positions:
