@@ -22,7 +22,9 @@ from tests.precompiled import precompiled
 
 Array = NDArray[Any]
 SANITIZER = os.environ.get("GRAPHLLM_TEST_SANITIZER", "").split()  # set by tests of their own
-QUICK = (*("-O1" if flag == "-O3" else flag for flag in build.FLAGS), *SANITIZER)
+SHIPPED = build.FLAGS
+QUICK = (*("-O1" if flag == "-O3" else flag for flag in SHIPPED), *SANITIZER)  # for models that make many tokens
+PLAIN = (*("-O0" if flag == "-O3" else flag for flag in SHIPPED), *SANITIZER)  # for kernels that run once
 
 
 @pytest.fixture
@@ -30,7 +32,14 @@ def quick_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Libraries are built in a fraction of the time; what they compute is the same but for rounding."""
     if compiler_command() is None:
         pytest.skip("no C++ compiler on this machine")
-    monkeypatch.setattr(build, "FLAGS", QUICK if SANITIZER else precompiled(QUICK, chosen_isa()))
+    monkeypatch.setattr(build, "FLAGS", PLAIN if SANITIZER else precompiled(PLAIN, chosen_isa()))
+
+
+@pytest.fixture
+def shipped_builds(quick_builds: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries are what users get: what optimising might break is tried with these."""
+    if not SANITIZER:
+        monkeypatch.setattr(build, "FLAGS", SHIPPED)
 
 
 def cpu_lowered(name: str, storage: Storage = "f32", **choices: Any) -> Lowered:
@@ -43,7 +52,7 @@ def cpu_device(
 ) -> CpuDevice:
     """The module as native code, its weights straight from arrays."""
     if isa is not None and "-include" in build.FLAGS:
-        precompiled(QUICK, isa)
+        precompiled(PLAIN, isa)
     library = build.built(generate(module), isa=isa)
     return CpuDevice(module, library, weight_names(module), weights.__getitem__, threads=threads, poison=poison)
 

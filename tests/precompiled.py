@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from graphllm.compiler.cache import cache_folder
 from graphllm.compiler.native import build
@@ -23,10 +25,12 @@ def precompiled(flags: Sequence[str], isa: Isa) -> tuple[str, ...]:
     header, made = folder / "every.h", folder / "every.h.gch"
     if not (made / isa).exists():
         made.mkdir(parents=True, exist_ok=True)
-        lines = [f'#include "{path.name}"\n' for path in sorted(build.HEADERS.glob("*.h"))]
-        header.write_text("#include <algorithm>\n" + "".join(lines), encoding="utf-8")
-        part = folder / f"{isa}.part"
-        arguments = [*flags, *isa_flags(isa), "-I", str(build.HEADERS), "-x", "c++-header", str(header)]
-        subprocess.run([*compiler.command, *arguments, "-o", str(part)], check=True, timeout=120)
-        os.replace(part, made / isa)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:  # another process may be making the same
+            text, part = Path(scratch) / header.name, Path(scratch) / isa
+            lines = [f'#include "{path.name}"\n' for path in sorted(build.HEADERS.glob("*.h"))]
+            text.write_text("#include <algorithm>\n" + "".join(lines), encoding="utf-8")
+            arguments = [*flags, *isa_flags(isa), "-I", str(build.HEADERS), "-x", "c++-header", str(text)]
+            subprocess.run([*compiler.command, *arguments, "-o", str(part)], check=True, timeout=120)
+            os.replace(text, header)
+            os.replace(part, made / isa)
     return (*flags, "-include", str(header))

@@ -24,11 +24,11 @@ from graphllm.runtime.cores import physical_cores
 from graphllm.runtime.cpu_device import CpuDevice
 from graphllm.runtime.device import Row
 from graphllm.runtime.engine import Engine
-from tests.cpu_models import cpu_device, cpu_engine, cpu_lowered, quick_builds
+from tests.cpu_models import cpu_device, cpu_engine, cpu_lowered, quick_builds, shipped_builds
 from tests.lowered_models import Lowered, Storage
 from tests.reference_forward import reference_logits
 
-__all__ = ["quick_builds"]
+__all__ = ["quick_builds", "shipped_builds"]
 pytestmark = pytest.mark.usefixtures("quick_builds")
 Logits = NDArray[np.float32]
 
@@ -118,6 +118,7 @@ def test_no_bit_depends_on_the_number_of_threads(name: str, storage: Storage) ->
     assert all(other == found[0] for other in found[1:])
 
 
+@pytest.mark.usefixtures("shipped_builds")
 @pytest.mark.parametrize(("name", "storage"), [("everything", "bf16"), ("plain", "int8")])
 def test_no_bit_of_a_row_depends_on_the_others(name: str, storage: Storage) -> None:
     """In a step of few rows, who else is there does not matter, nor which row one has."""
@@ -178,8 +179,8 @@ import os, sys
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
-from tests.cpu_models import QUICK, build, cpu_device, cpu_lowered
-build.FLAGS = QUICK
+from tests.cpu_models import build, cpu_device, cpu_lowered
+build.FLAGS = {build.FLAGS!r}
 model = cpu_lowered("one_layer")
 device = cpu_device(model.module, model.weights, threads=4)
 first = device.row(3, 0, 0).tobytes()

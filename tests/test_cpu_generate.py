@@ -25,13 +25,13 @@ from graphllm.ir.verifier import verify
 from graphllm.passes.manager import run_passes
 from graphllm.passes.pipeline import lowering
 from graphllm.runtime.dry_run import dry_run
-from tests.cpu_models import cpu_device, cpu_lowered, quick_builds
+from tests.cpu_models import cpu_device, cpu_lowered, quick_builds, shipped_builds
 from tests.kernel_checks import KERNELS, check, distinct_kernels, lone_module, own_states
 from tests.lone_kernels import EXPERTS, LONE
 from tests.lowered_models import Storage
 from tests.model_zoo import ZOO
 
-__all__ = ["quick_builds"]
+__all__ = ["quick_builds", "shipped_builds"]
 pytestmark = pytest.mark.usefixtures("quick_builds")
 Array = NDArray[Any]
 
@@ -45,6 +45,11 @@ def test_every_kernel_of_a_model(name: str, storage: Storage, kv_dtype: str) -> 
     device = cpu_device(module, model.weights, threads=2)
     for seed, function in enumerate(functions.values()):
         check(device, module, function, model.weights, seed)
+
+
+@pytest.mark.usefixtures("shipped_builds")
+def test_every_kernel_as_it_is_shipped() -> None:
+    test_every_kernel_of_a_model("everything", "int8", "f16")
 
 
 @pytest.mark.parametrize("name", ZOO)

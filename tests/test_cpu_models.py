@@ -16,14 +16,14 @@ from graphllm.ir.printer import print_module
 from graphllm.plan.plan_file import PlanFile
 from graphllm.runtime.cores import logical_cores
 from tests.checkpoint_writers import write_huggingface
-from tests.cpu_models import quick_builds
+from tests.cpu_models import quick_builds, shipped_builds
 from tests.golden_checkpoints import DENSE_TINY
 from tests.model_zoo import ZOO, random_tensors
 from tests.shared_data import shared
 from tests.test_goldens import REAL, TOKENIZERS, assert_logits
 from tests.test_whole_models import MODELS, assert_model, close, ids_of, rounded
 
-__all__ = ["quick_builds"]
+__all__ = ["quick_builds", "shipped_builds"]
 pytestmark = pytest.mark.usefixtures("quick_builds")
 
 
@@ -57,6 +57,7 @@ def test_tiny(name: str, tmp_path: Path) -> None:
         assert list(answer.tokens)[:same] == facts["greedy_ids"][:same]
 
 
+@pytest.mark.usefixtures("shipped_builds")  # which many tokens are worth
 @pytest.mark.parametrize("source", REAL)
 def test_real_models(source: str, tmp_path: Path) -> None:
     model, golden = model_of(source, tmp_path), shared(REAL[source])

@@ -18,7 +18,7 @@ from graphllm.compiler.native import build
 from graphllm.compiler.native.isa import cpu_features
 from graphllm.compiler.native.toolchain import compiler_command
 from graphllm.passes.pipeline import lowering
-from tests.cpu_models import QUICK, cpu_device, cpu_lowered
+from tests.cpu_models import PLAIN, cpu_device, cpu_lowered
 from tests.kernel_checks import check, distinct_kernels, lone_module, own_states
 from tests.lone_kernels import EXPERTS, LONE
 from tests.lowered_models import Storage
@@ -51,8 +51,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """What is built is for such a machine, and runs on this one."""
     name: str = request.param
     monkeypatch.setenv("GRAPHLLM_ISA", "avx2")
-    flags = ("-O0" if flag == "-O1" else flag for flag in QUICK)
-    flags = (*flags, "-w", f"-DGRAPHLLM_TEST_{name}", "-I", str(SHIM))
+    flags = (*PLAIN, "-w", f"-DGRAPHLLM_TEST_{name}", "-I", str(SHIM))
     monkeypatch.setattr(build, "FLAGS", precompiled(flags, "avx2"))
     return name
 

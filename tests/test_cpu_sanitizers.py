@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from graphllm.compiler.native.isa import cpu_features
 from graphllm.compiler.native.toolchain import compiler_command
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,8 @@ def sanitized(tmp_path: Path, kind: tuple[str, str], names: list[str], *tests: s
 
 @pytest.mark.parametrize("isa", ["native", "avx2", "portable"])
 def test_no_byte_out_of_place(tmp_path: Path, isa: str) -> None:
+    if isa == "avx2" and "avx512f" not in cpu_features():
+        pytest.skip("this CPU has no AVX-512: what is native is AVX2")
     sanitized(
         tmp_path,
         ADDRESS,
@@ -77,7 +80,7 @@ def test_no_byte_out_of_place(tmp_path: Path, isa: str) -> None:
         "tests/test_cpu_generate.py::test_lone_operations",
         "tests/test_cpu_generate.py::test_every_kernel_of_a_model",
         "-k",
-        "lone_operations or odd or everything" if isa == "native" else "lone_operations or odd",
+        "lone_operations or of_a_model and (odd or everything and i8)" if isa == "native" else "lone_operations or odd",
         GRAPHLLM_ISA=isa,
     )
 
