@@ -226,9 +226,11 @@ FAMILIES = {
 def test_hugging_face_folders_go_round(tmp_path: Path, name: str) -> None:
     config = FAMILIES[name]
     write_huggingface(tmp_path / "a", config, random_tensors(config, np.random.default_rng(2)), dtype="bfloat16")
+    (tmp_path / "a" / "generation_config.json").write_text('{"do_sample": true, "top_p": 0.5, "max_length": 9}')
     convert(tmp_path / "a", tmp_path / "b", Conversion("hf"))
     one, other = (open_checkpoint(tmp_path / n) for n in "ab")
-    assert one.config == other.config
+    assert (one.config, one.sampling) == (other.config, {"top_p": 0.5})
+    assert other.sampling == one.sampling
     for tensor, source in one.tensors.items():
         assert other.tensors[tensor].dtype == source.dtype
         np.testing.assert_array_equal(other.tensors[tensor].read(), source.read())

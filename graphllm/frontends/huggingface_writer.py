@@ -38,7 +38,7 @@ DTYPES: dict[StoredDType, tuple[str, str, np.dtype[Any]]] = {
 def write_huggingface(
     folder: Path, checkpoint: Checkpoint, dtype: StoredDType | None = None, progress: Progress | None = None
 ) -> int:
-    """Write config.json and model.safetensors into an existing folder; the bytes of weights.
+    """Write config.json, model.safetensors and advised sampling into an existing folder; the bytes of weights.
 
     Raises:
         CheckpointError: no architecture of ours has the model's parts together, or the folder cannot be written.
@@ -72,8 +72,11 @@ def write_huggingface(
                     done += len(content)
                     if progress:
                         progress("writing", done, at)
-        with replacing(folder / CONFIG_FILES[0], 1 << 16) as file:
-            file.write((json.dumps(said, indent=2) + "\n").encode())
+        generation = {"do_sample": True, **checkpoint.sampling} if checkpoint.sampling else None
+        for name, content in zip(CONFIG_FILES, (said, generation), strict=True):
+            if content is not None:
+                with replacing(folder / name, 1 << 16) as file:
+                    file.write((json.dumps(content, indent=2) + "\n").encode())
     except PlanError as error:
         raise CheckpointError(str(error)) from None
     return at
