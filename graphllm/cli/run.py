@@ -34,8 +34,14 @@ def run(a: argparse.Namespace) -> int:
             **load_choices(a),
         )
         limit = None if a.max_tokens == -1 else a.max_tokens
-        how = {"stop": stop_choices(a), "ignore_eos": a.ignore_eos, "logprobs": a.logprobs, **sampler_choices(a)}
-        answer = model.stream(prompt, max_tokens=limit, **how)
+        answer = model.stream(
+            prompt,
+            max_tokens=limit,
+            stop=stop_choices(a),
+            ignore_eos=a.ignore_eos,
+            logprobs=a.logprobs,
+            **sampler_choices(a),
+        )
         model.engine.check(answer.prompt_ids)  # before any of it is printed
     ready = time.perf_counter() - started
     interrupted = False
