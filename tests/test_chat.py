@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tests.checkpoint_writers import write_huggingface
 from tests.model_zoo import ZOO, random_tensors
 from tests.shared_data import shared
 from tests.small_tokenizer import write_tokenizer
+from tests.test_tokenizers import byte_level_file
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role[0] }}:{{ m.content }}{{ eos_token }}{% endfor %}"
@@ -99,6 +102,32 @@ def test_turns_equal_the_whole_dialogue_afresh(plan: Path, model: Model, templat
             assert chat.turn is not None
             chat.turn.stop()
     assert all(n > 0 for n in kept[1:])
+
+
+@pytest.mark.parametrize(("template", "end"), [("llama-3", "<|eot_id|>"), ("chatml", "<|im_end|>")])
+def test_turns_of_special_tokens_equal_the_whole_dialogue_afresh(tmp_path: Path, template: str, end: str) -> None:
+    """With vocabularies that have the tokens of these templates, where the others above are spelled in bytes."""
+    from tokenizers import Tokenizer
+
+    config = replace(ZOO["odd_sizes"], vocab=512, context=512)
+    write_huggingface(tmp_path / "hf", config, random_tensors(config, np.random.default_rng(5)))
+    if template == "llama-3":
+        ranks = b"".join(base64.b64encode(bytes([i])) + b" %d\n" % i for i in range(256))
+        (tmp_path / "hf" / "tokenizer.model").write_bytes(ranks)
+    else:
+        library = Tokenizer.from_str(byte_level_file().decode("utf-8"))
+        library.add_special_tokens(["<|im_start|>"])
+        library.save(str(tmp_path / "hf" / "tokenizer.json"))
+    plan = graphllm.compile(tmp_path / "hf", tmp_path / "m.gllm", target="numpy", kv_dtype="f32").path
+    model, other = (graphllm.load(plan, device="numpy") for _ in range(2))
+    chat = model.chat(template=template, system="be brief")
+    assert model.tokenizer is not None
+    assert chat.format.end_ids == {model.tokenizer.special_names[end]}
+    for i, text in enumerate(("Once upon a time", f"é {end} 😀", "  go on\n")):
+        check_afresh(chat, list(chat.messages), text, other)
+        assert chat.turn is not None
+        assert chat.turn.answer.prompt_ids.count(model.tokenizer.special_names[end]) == 2 * i + 2
+        assert (chat.turn.answer.progress.kept_tokens > 0) == (i > 0)
 
 
 def test_words_come_back_from_the_cache(story: Model) -> None:

@@ -58,6 +58,7 @@ def tokenizer_of(place: str) -> Tokenizer:
 def test_every_case_renders_exactly(source: str) -> None:
     cases = rows("cases.jsonl")
     assert {case["template"].removesuffix(".jinja") for case in cases} == set(OURS)
+    assert any("raises" in case for case in cases)
     for case in cases:
         name = case["template"]
         template = published(name) if source == "published" else template_named(OURS[name.removesuffix(".jinja")])

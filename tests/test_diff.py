@@ -105,6 +105,19 @@ class TestAgreement:
         for ours, theirs in pairs:
             np.testing.assert_allclose(np.load(dump / f"{theirs}.npy"), golden[ours], atol=2e-4)
 
+    def test_dumped_heads_attend_as_published(self, tmp_path: Path) -> None:
+        """Somebody's Rust program printed the attention of both layers on this prompt; ours from queries and keys."""
+        golden = np.load(shared("golden/story/attn_probs_thirdparty_rust.npy"))  # [L,H,T,T]
+        plan = graphllm.compile(shared("real/story-hf"), tmp_path / "p.gllm", target="numpy", kv_dtype="f32").path
+        dump = tmp_path / "dump"
+        assert main(["diff", str(plan), "--ids", "1 80 147 201 282 57", "--dump", str(dump)]) == 0
+        for layer, expected in enumerate(golden):
+            at = f"model.layers.{layer}.self_attn"
+            q, k = (np.load(dump / f"{at}.{name}_rotated.npy").reshape(6, -1, 16) for name in "qk")
+            scores = np.einsum("thd,shd->hts", q, k.repeat(2, axis=1)) / 4
+            weights = np.exp(scores - scores.max(axis=-1, keepdims=True)) * np.tri(6)
+            np.testing.assert_allclose(weights / weights.sum(axis=-1, keepdims=True), expected, atol=1e-5)
+
     def test_transformers(self) -> None:
         pytest.importorskip("torch", reason="torch is not installed")
         pytest.importorskip("transformers", reason="transformers is not installed")

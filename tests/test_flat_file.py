@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from graphllm.cli import main
 from graphllm.errors import CheckpointError
 from graphllm.frontends.checkpoint import Checkpoint
 from graphllm.frontends.config import ModelConfig, RopeScaling
+from graphllm.frontends.flat_layout import file_bytes
 from graphllm.frontends.open import open_checkpoint as read_flat
 from graphllm.frontends.overrides import PRESETS, Overrides, preset
 from tests.checkpoint_writers import Array, quantize_groups, random_tensors, write_llama2c
@@ -185,6 +187,32 @@ def test_the_real_weights_read_alike_from_every_version(tmp_path: Path) -> None:
     np.testing.assert_array_equal(rewritten[:1040156], original[:1040156])
 
 
+@pytest.mark.parametrize(
+    ("sizes", "tied", "v0", "v2", "int8"),  # sizes: D F L H K V S
+    [
+        ((64, 172, 5, 8, 4, 512, 512), True, 1056540, 278608, 374640),
+        ((288, 768, 6, 6, 6, 32000, 256), True, 60816028, 16152448, 43224224),
+        ((2048, 5632, 22, 32, 4, 32000, 2048), False, 4400717852, 1169072384, 1361584160),
+        ((4096, 11008, 32, 32, 32, 32000, 2048), False, 26954711068, 7160348928, 7545372704),
+        ((4096, 14336, 32, 32, 8, 128256, 8192), False, 32125239324, 8532934912, 10076110880),
+    ],
+)
+def test_sizes_of_published_models(sizes: tuple[int, ...], tied: bool, v0: int, v2: int, int8: int) -> None:
+    d, f, layers, heads, kv, vocab, context = sizes
+    config = replace(CONFIG, dim=d, ffn_dim=f, layers=layers, heads=heads, kv_heads=kv, head_dim=d // heads)
+    config = replace(config, vocab=vocab, context=context, tied=tied)
+    found = [
+        file_bytes(config, "llama2.c v0"),
+        *(file_bytes(config, n, 64) for n in ("llama2.c v2", "KuiperLLama int8")),
+    ]
+    assert found == [v0, v2, int8]
+
+
+def test_size_of_a_published_model_with_biases() -> None:
+    qwen = replace(CONFIG, dim=896, ffn_dim=4864, layers=24, heads=14, kv_heads=2, head_dim=64, vocab=151936)
+    assert file_bytes(replace(qwen, context=32768, tied=True), "KuiperLLama Qwen2") == 1984519708
+
+
 def test_presets_and_overrides_say_what_the_file_cannot(tmp_path: Path) -> None:
     path = tmp_path / "model"
     written(path, 0)
@@ -279,7 +307,9 @@ def test_impossible_headers(tmp_path: Path, offset: int, packed: bytes, message:
         read_flat(path)
 
 
-def test_a_fixture_that_is_no_model_lists_what_was_considered(tmp_path: Path) -> None:
+def test_a_fixture_that_is_no_model_lists_what_was_considered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "test.bin"
     path.write_bytes(struct.pack("<7i", 16, 128, 256, 512, 512, 4, 1024) + np.arange(2048, dtype="<f4").tobytes())
     with pytest.raises(CheckpointError, match=r"dim 16 with 512 heads; expected"):
@@ -287,3 +317,8 @@ def test_a_fixture_that_is_no_model_lists_what_was_considered(tmp_path: Path) ->
     path.write_bytes(struct.pack("<7i", 16, 128, 256, 4, 2, 4, 1024) + np.arange(2048, dtype="<f4").tobytes())
     with pytest.raises(CheckpointError, match=r"8220 bytes; expected.*\d+ as llama2.c v0, \d+ as KuiperLLama Qwen2"):
         read_flat(path)
+    for command in (["run", str(path), "--ids", "1"], ["convert", str(path), "--to", "v1", "-o", str(path) + "1"]):
+        assert main(command) == 2
+        said = capsys.readouterr()
+        assert (said.out, said.err.count("\n")) == ("", 1)
+        assert "test.bin: 8220 bytes; expected" in said.err

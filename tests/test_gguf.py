@@ -196,9 +196,14 @@ def test_other_blocks_become_f32_and_it_is_said(tmp_path: Path) -> None:
         np.testing.assert_array_equal(checkpoint.tensors[name].rows(3, 9), tensor[3:9])
 
 
-@pytest.mark.parametrize("name", ["qwen2_tied.f32", "stories260K.f32", "story.f16", "story.q8_0", "story.q4_0"])
+GOLDENS = ["qwen2_tied.f32", "stories260K.f32", "story.f16", "story.q8_0", "story.q4_0"]
+
+
+@pytest.mark.parametrize("name", GOLDENS)
 def test_goldens(name: str) -> None:
-    facts = json.loads(shared("gguf/golden.json").read_text())[f"{name}.gguf"]
+    golden = json.loads(shared("gguf/golden.json").read_text())
+    assert set(golden) == {f"{each}.gguf" for each in GOLDENS}
+    facts = golden[f"{name}.gguf"]
     model = graphllm.load(shared(f"gguf/{name}.gguf"))
     expected = np.load(shared(f"gguf/{name}.logits.npy"))
     bound = max(2e-4, 10 * facts["max_abs_err_hf_f32_vs_numpy_f64"])

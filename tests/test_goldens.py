@@ -93,6 +93,8 @@ def test_logits(load: Load, source: str) -> None:
     meta = document(golden / "meta.json")
     noise = meta["max_abs_err_hf_f32_vs_numpy_f64"]
     assert_logits(load(source), meta["logits32_ids"], np.load(golden / "logits32.npy"), noise)
+    if (run_c := golden / "logits32_runc.npy").exists():  # what llama2.c itself computes
+        assert np.abs(load(source).logits(meta["logits32_ids"]) - np.load(run_c)).max() <= max(2e-4, 10 * noise)
 
 
 @pytest.mark.parametrize("case", range(3))

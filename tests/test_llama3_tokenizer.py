@@ -186,7 +186,7 @@ def test_byte_level_vocabularies_of_gguf(tmp_path: Path, name: str, pre: str, id
     vocabulary = {"llama3": "llama-bpe", "qwen2": "qwen2"}[name]
     base = f"tokenizers/gguf_vocab/ggml-vocab-{vocabulary}.gguf"
     texts = shared(f"{base}.inp").read_bytes().decode("utf-8").split("\n__ggml_vocab_test__\n")
-    for text, line in zip(texts, shared(f"{base}.out").read_text("utf-8").split("\n"), strict=False):
+    for text, line in zip(texts, shared(f"{base}.out").read_text("utf-8").split("\n"), strict=True):
         assert tokenizer.encode(text, bos=False) == [int(i) for i in line.split()], text
 
 

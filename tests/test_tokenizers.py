@@ -89,7 +89,7 @@ def test_llama_cpp_ids(name: str) -> None:
     texts = shared(f"{vocab}.inp").read_bytes().decode("utf-8").split("\n__ggml_vocab_test__\n")
     lines = shared(f"{vocab}.out").read_text("utf-8").split("\n")
     assert len(texts) >= 46
-    for text, line in zip(texts, lines, strict=False):
+    for text, line in zip(texts, lines, strict=True):
         assert tokenizer.encode(text, bos=False) == [int(i) for i in line.split()], text
 
 
@@ -127,6 +127,48 @@ def test_llama2c_golden_encodings() -> None:
     }
     for text, ids in expected.items():
         assert tokenizer.encode(text) == [1, *ids]
+
+
+SPACES = " " * 8
+LLAMA2C_PROMPTS = {  # what llama2.c's own tokenizer test asks, and its documentation
+    "": [],
+    "Once upon a time": [9038, 2501, 263, 931],
+    "你好": [29871, 30919, 31076],
+    "<s>": [529, 29879, 29958],
+    "hello": [22172],
+    "I believe the meaning of life is": [306, 4658, 278, 6593, 310, 2834, 338],
+    "Simply put, the theory of relativity states that ": [
+        *(3439, 17632, 1925, 29892, 278, 6368, 310, 14215, 537, 5922, 393, 29871)
+    ],
+    f"A brief message congratulating the team on the launch:\n\n{SPACES}Hi everyone,\n\n{SPACES}I just ": [
+        *(319, 11473, 2643, 378, 629, 271, 18099, 278, 3815, 373, 278, 6826, 29901, 13, 13, 4706, 6324, 14332, 29892),
+        *(13, 13, 4706, 306, 925, 29871),
+    ],
+    f"Translate English to French:\n\n{SPACES}sea otter => loutre de mer\n{SPACES}peppermint => menthe poivrée\n"
+    f"{SPACES}plush girafe => girafe peluche\n{SPACES}cheese =>": [
+        *(4103, 9632, 4223, 304, 5176, 29901, 13, 13, 4706, 7205, 4932, 357, 1149, 301, 449, 276, 316, 2778, 13, 4706),
+        *(1236, 407, 837, 524, 1149, 6042, 354, 772, 440, 29878, 1318, 13, 4706, 715, 1878, 330, 3055, 1725, 1149, 330),
+        *(3055, 1725, 4639, 28754, 13, 4706, 923, 968, 1149),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", ["tokenizer.bin", "tokenizer.model"])
+def test_llama2c_own_prompts(name: str) -> None:
+    tokenizer = golden(f"tokenizers/llama2/{name}")
+    for text, ids in LLAMA2C_PROMPTS.items():
+        assert tokenizer.encode(text) == [1, *ids], text
+
+
+def test_a_space_between_words_and_digits_beside_digits() -> None:
+    """Where KuiperLLama goes wrong: it spells spaces twice, and splits Llama 3's digits as Qwen's."""
+    for name in ("tokenizers/llama3/tokenizer.json", "tokenizers/llama3/tokenizer.model"):
+        assert golden(name).encode("hello world", bos=False) == [15339, 1917]
+        assert golden(name).encode("12345", bos=False) == [4513, 1774]
+    qwen = golden("tokenizers/qwen2/tokenizer.json")
+    assert qwen.encode("hello world") == [14990, 1879]
+    assert qwen.encode("12345") == [16, 17, 18, 19, 20]
+    assert qwen.encode("e\u0301") == qwen.encode("\u00e9")  # NFC
 
 
 def test_chat_texts_of_llama2_read_special_names_when_asked() -> None:
