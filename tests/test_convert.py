@@ -95,7 +95,13 @@ def test_v2_of_the_real_model_tells_the_same_story_for_long(tmp_path: Path, grou
     exact = graphllm.load(source, device="numpy").logits([1])
     assert np.abs(model.logits([1]) - exact).max() == pytest.approx(off, abs=2e-3)
     told = list(model.generate([1], max_tokens=same, ignore_eos=True).tokens)
-    assert told == [*rest["prompt_ids"][1:], *rest["greedy_ids"]][:same]
+    expected = [*rest["prompt_ids"][1:], *rest["greedy_ids"]]
+    assert told == expected[:same]
+    # with activations in int8, too, as runq has them: further off, and still the same story for a while
+    rounded = graphllm.compile(tmp_path / "v2", tmp_path / "m.gllm", target="numpy", quantize="int8-dynamic").path
+    model = graphllm.load(rounded, device="numpy")
+    assert off < np.abs(model.logits([1]) - exact).max() < 2.5 * off
+    assert list(model.generate([1], max_tokens=50, ignore_eos=True).tokens) == expected[:50]
 
 
 def test_tokenizer_bin_from_tokenizer_model_byte_for_byte(tmp_path: Path) -> None:

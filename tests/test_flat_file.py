@@ -288,6 +288,7 @@ def test_impossible_sizes(tmp_path: Path, version: int, field: str, value: int) 
 @pytest.mark.parametrize(
     ("offset", "packed", "message"),
     [
+        (0, b"ak42", "not a checkpoint of a known format; as a llama2.c v0 header: .*; expected"),  # its bytes are 24ka
         (4, struct.pack("<i", 3), "version 3; expected 1 or 2"),
         (4, struct.pack("<i", 0), "version 0; expected 1 or 2"),
         (36, b"\2", "shared classifier flag is 2; expected 0 or 1"),

@@ -46,6 +46,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture
     [
         (["-t", "0", "-n", "200"], "", "f5a0e67db7424051"),
         (["-t", "1.0", "-p", "0.9", "-s", "133742"], "", "0d33d0d617b86488"),
+        (["-s", "133742"], "", "0d33d0d617b86488"),  # these are the defaults
         (["-t", "1.0", "-p", "1.0", "-s", "1234", "-n", "64"], "", "f7d6eecfae553ea6"),
         (["-t", "0.8", "-p", "0.9", "-s", "1234", "-n", "64", "-i", "Lily saw a cat"], "", "bb5eaba145f98a97"),
         (

@@ -6,6 +6,7 @@ import os
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +14,23 @@ import pytest
 import graphllm
 from graphllm.frontends.open import open_checkpoint
 from tests.checkpoint_writers import write_huggingface
+from tests.cpu_models import quick_builds
 from tests.model_zoo import random_tensors
 from tests.small_plans import SMALL
 
+__all__ = ["quick_builds"]
 
-def test_a_prompt_beyond_512_tokens_is_what_its_tokens_are_one_by_one(tmp_path: Path) -> None:
+
+@pytest.mark.parametrize("target", ["numpy", "cpu"])
+def test_a_prompt_beyond_512_tokens_is_what_its_tokens_are_one_by_one(
+    tmp_path: Path, target: Any, request: pytest.FixtureRequest
+) -> None:
+    if target == "cpu":
+        request.getfixturevalue("quick_builds")
     config = replace(SMALL, context=640)
     write_huggingface(tmp_path / "hf", config, random_tensors(config, 1))
-    plan = graphllm.compile(tmp_path / "hf", tmp_path / "m.gllm", target="numpy").path
-    model = graphllm.load(plan, device="numpy")
+    plan = graphllm.compile(tmp_path / "hf", tmp_path / "m.gllm", target=target, kv_dtype="f32").path
+    model = graphllm.load(plan, device=target)
     ids = np.random.default_rng(0).integers(0, config.vocab, 601).tolist()
     at_once = np.array(model.engine.feed(ids))
     model.engine.truncate(0)
