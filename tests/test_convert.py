@@ -92,7 +92,7 @@ def test_v2_of_the_real_model_tells_the_same_story_for_long(tmp_path: Path, grou
     write_llama2c(tmp_path / "other", flat.config, {n: t.read() for n, t in flat.tensors.items()}, 2, group or 4)
     assert (tmp_path / "v2").read_bytes() == (tmp_path / "other").read_bytes()
     model = graphllm.load(tmp_path / "v2", device="numpy")
-    exact = graphllm.load(source, device="numpy").logits([1])
+    exact = np.load(shared("golden/stories260K/logits32.npy"))[:1]  # after BOS
     assert np.abs(model.logits([1]) - exact).max() == pytest.approx(off, abs=2e-3)
     told = list(model.generate([1], max_tokens=same, ignore_eos=True).tokens)
     expected = [*rest["prompt_ids"][1:], *rest["greedy_ids"]]

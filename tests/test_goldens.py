@@ -117,22 +117,15 @@ def test_greedy(load: Load, source: str, case: int) -> None:
     assert len(text) > 3 * len(stream.progress.tokens) / 2
 
 
-def test_the_real_model_in_the_other_versions(load: Load, tmp_path: Path) -> None:
-    """v1 holds the same numbers, v2 nearly: its greedy ids part from the golden ones, but not at once."""
-    source = shared("real/stories260K/stories260K.bin")
-    config, tensors = read_v0(source)
+def test_the_real_model_in_version_1(load: Load, tmp_path: Path) -> None:
+    """It holds the same numbers in another order. Version 2: see test_convert."""
+    config, tensors = read_v0(shared("real/stories260K/stories260K.bin"))
     facts, v0 = document(shared("golden/stories260K/greedy.json"))[0], load("real/stories260K/stories260K.bin")
-    made: list[graphllm.Model] = []
-    for version in (1, 2):
-        write_llama2c(tmp_path / f"v{version}.bin", config, tensors, version)
-        made.append(graphllm.load(tmp_path / f"v{version}.bin"))
-    v1, v2 = made
+    write_llama2c(tmp_path / "v1.bin", config, tensors, 1)
+    v1 = graphllm.load(tmp_path / "v1.bin")
     ids = [*facts["prompt_ids"], *facts["greedy_ids"][:60]]
     assert v1.logits(ids).tobytes() == v0.logits(ids).tobytes()
     assert list(v1.generate(facts["prompt_ids"], max_tokens=200, ignore_eos=True).tokens) == facts["greedy_ids"]
-    difference = v2.logits(ids) - v0.logits(ids)
-    assert 0 < difference.std() < 0.05 * v0.logits(ids).std()
-    assert list(v2.generate(facts["prompt_ids"], max_tokens=8).tokens) == facts["greedy_ids"][:8]
 
 
 @pytest.mark.parametrize("source", REAL)
