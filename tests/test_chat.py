@@ -104,12 +104,17 @@ def test_turns_equal_the_whole_dialogue_afresh(plan: Path, model: Model, templat
     assert all(n > 0 for n in kept[1:])
 
 
-@pytest.mark.parametrize(("template", "end"), [("llama-3", "<|eot_id|>"), ("chatml", "<|im_end|>")])
-def test_turns_of_special_tokens_equal_the_whole_dialogue_afresh(tmp_path: Path, template: str, end: str) -> None:
+@pytest.mark.parametrize(
+    ("template", "end", "ends"),
+    [("llama-3", "<|eot_id|>", {"<|end_of_text|>", "<|eot_id|>"}), ("chatml", "<|im_end|>", {"<|im_end|>"})],
+)
+def test_turns_of_special_tokens_equal_the_whole_dialogue_afresh(
+    tmp_path: Path, template: str, end: str, ends: set[str]
+) -> None:
     """With vocabularies that have the tokens of these templates, where the others above are spelled in bytes."""
     from tokenizers import Tokenizer
 
-    config = replace(ZOO["odd_sizes"], vocab=512, context=512)
+    config = replace(ZOO["odd_sizes"], vocab=512, context=512, eos_ids=(7, 9))
     write_huggingface(tmp_path / "hf", config, random_tensors(config, np.random.default_rng(5)))
     if template == "llama-3":
         ranks = b"".join(base64.b64encode(bytes([i])) + b" %d\n" % i for i in range(256))
@@ -122,11 +127,13 @@ def test_turns_of_special_tokens_equal_the_whole_dialogue_afresh(tmp_path: Path,
     model, other = (graphllm.load(plan, device="numpy") for _ in range(2))
     chat = model.chat(template=template, system="be brief")
     assert model.tokenizer is not None
-    assert chat.format.end_ids == {model.tokenizer.special_names[end]}
+    names = model.tokenizer.special_names
+    assert chat.format.end_ids == {names[end]}
+    assert model.stop_ids == {7, 9, *(names[name] for name in ends)}  # the config's and the tokenizer's
     for i, text in enumerate(("Once upon a time", f"é {end} 😀", "  go on\n")):
         check_afresh(chat, list(chat.messages), text, other)
         assert chat.turn is not None
-        assert chat.turn.answer.prompt_ids.count(model.tokenizer.special_names[end]) == 2 * i + 2
+        assert chat.turn.answer.prompt_ids.count(names[end]) == 2 * i + 2
         assert (chat.turn.answer.progress.kept_tokens > 0) == (i > 0)
 
 

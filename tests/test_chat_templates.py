@@ -75,10 +75,13 @@ def test_every_case_becomes_the_ids_it_should() -> None:
     cases = rows("end_to_end_ids.jsonl")
     tokenizers = {name: tokenizer_of(f"tokenizers/{name}/tokenizer.json") for name in {c["tokenizer"] for c in cases}}
     assert len(tokenizers) > 1
+    others = {"llama3": ["llama3/tokenizer.model"], "llama2": ["llama2/tokenizer.model", "llama2/tokenizer.bin"]}
     for case in cases:
-        format = ChatFormat(published(case["template"]), tokenizers[case["tokenizer"]])
-        ids = format.encode(case["messages"], answer=case["add_generation_prompt"], tools=case["tools"])
-        assert ids == case["ids"], (case["tokenizer"], case["case"])
+        name = case["tokenizer"]
+        for tokenizer in (tokenizers[name], *(tokenizer_of(f"tokenizers/{file}") for file in others.get(name, ()))):
+            format = ChatFormat(published(case["template"]), tokenizer)
+            ids = format.encode(case["messages"], answer=case["add_generation_prompt"], tools=case["tools"])
+            assert ids == case["ids"], (tokenizer.where, case["case"])
 
 
 def test_what_templates_are_written_against() -> None:
