@@ -169,7 +169,8 @@ def test_int8_to_any(tmp_path: Path, kind: Any, tied: bool) -> None:
     tensors = random_tensors(config, np.random.default_rng(4))
     tensors["l0.w_up"][3] = 0
     write_llama2c(tmp_path / "f32", config, tensors)
-    convert(tmp_path / "f32", tmp_path / "int8", Conversion(kind, group=4))
+    with np.errstate(all="raise"):  # 0 / 0 as int8 is a 0 on some processors only
+        convert(tmp_path / "f32", tmp_path / "int8", Conversion(kind, group=4))
     source = open_checkpoint(tmp_path / "int8")
     assert not source.tensors["l0.w_up"].read()[3].any()
     assert not source.tensors["l0.w_up.scale"].read()[3].any()
