@@ -107,7 +107,7 @@ def test_keys_of_a_terminal(folder: Path) -> None:
         t.wait("stopped after 60 tokens (-n)\n>")
         t.wait("5 messages\n>")
         t.type("/save keys.json\r")
-        t.wait("saved: keys.json\n")
+        t.wait("saved: keys.json\n>")
         t.type("\x04")
         assert t.code() == 0
     saved = json.loads((folder / "keys.json").read_text("utf-8"))["messages"]
