@@ -20,8 +20,11 @@ from graphllm.frontends.open import open_checkpoint
 from graphllm.ir import ops
 from graphllm.ir.cost import step_bytes
 from tests.checkpoint_writers import random_tensors
+from tests.cpu_models import quick_builds
 from tests.gguf_writer import q8_0, write_gguf
 from tests.test_gguf import gguf_names, metadata
+
+__all__ = ["quick_builds"]
 
 CONFIG = ModelConfig(
     "qwen3_moe",
@@ -34,6 +37,12 @@ CONFIG = ModelConfig(
 )
 NATIVE = resolve(None)[0] == "cpu" or resolve("cpu")[1] == ""
 DEVICES = ["numpy", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def quickly_built(request: pytest.FixtureRequest) -> None:
+    if NATIVE and "cpu" in request.node.name:
+        request.getfixturevalue("quick_builds")
 
 
 def mixture_tensors(config: ModelConfig, seed: int) -> dict[str, NDArray[np.float32]]:

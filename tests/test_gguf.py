@@ -334,6 +334,10 @@ WRONG: dict[str, tuple[bytes, str]] = {
         HEAD + struct.pack("<QQ", 0, 2) + (KEY + struct.pack("<I", STRING) + text("llama")) * 2,
         "is there twice",
     ),
+    "a key of two lines": (
+        HEAD + struct.pack("<QQ", 0, 1) + text("a\nb") + struct.pack("<I", 1128),
+        r"a key is 'a\\nb'; expected printable characters",
+    ),
     "alignment": (gguf_bytes(SAID | {"general.alignment": 9}, {}), "general.alignment is 9"),
     "alignment 0": (
         HEAD + struct.pack("<QQ", 0, 1) + text("general.alignment") + struct.pack("<II", U32, 0),

@@ -94,6 +94,8 @@ def parse_gguf(file: MappedFile) -> GgufFile:
     metadata: dict[str, Any] = {}
     for _ in range(keys):
         key = cursor.text(MAX_NAME, "a key")
+        if not key.isprintable():  # it is part of messages, of one line each
+            raise CheckpointError(f"{file.path}: a key is {key[:100]!r}; expected printable characters")
         if key in metadata:
             raise CheckpointError(f"{file.path}: key {key[:100]!r} is there twice; expected it once")
         metadata[key] = cursor.value(key)
