@@ -53,14 +53,14 @@ __all__ = [
     "load",
 ]
 
-_API = frozenset({"Model", "Plan", "compile", "load"})
+# Where names come from that are not errors: imported when they are asked for, so that importing graphllm is quick.
+_PLACES = {**dict.fromkeys(("Model", "Plan", "compile", "load"), "graphllm.api"), "convert": "graphllm.api.convert"}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    part = "graphllm.api.convert" if name == "convert" else "graphllm.api" if name in _API else "graphllm.errors"
-    value = getattr(import_module(part), name)
+    value = getattr(import_module(_PLACES.get(name, "graphllm.errors")), name)
     globals()[name] = value  # the next access finds it without coming here
     return value
 

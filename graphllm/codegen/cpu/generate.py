@@ -30,9 +30,7 @@ from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.printer import print_operation
 
 # Operations that this target writes in its own way.
-_OWN: Final[dict[str, Writer]] = {
-    **dict.fromkeys(ATTENTION, write_attention),
-}
+_OWN: Final[dict[str, Writer]] = dict.fromkeys(ATTENTION, write_attention)
 ABI = 2  # of the functions at the end of the text; the device asks for the same
 
 _HEAD = """\
@@ -85,7 +83,7 @@ struct Running {
     Model model;
     unsigned char* arena;
     Team team;
-    Part* parts;           // one for each thread
+    Part* parts;          // one for each thread
     uint64_t loops, due;  // of all steps so far
 };
 

@@ -1,6 +1,6 @@
 // Threads that share the work of a step and sleep between steps. Waiting is first spinning, which is fast, then sleeping,
-// which lets others run. Nobody waits for a thread, only for work: a busy machine, or more threads than cores, make a step
-// slower by what they take of the cores and no more.
+// which lets others run. Nobody waits for a thread, only for work: one that has no core delays a step only by the units
+// that it has taken.
 #pragma once
 
 #include <pthread.h>
