@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 import graphllm
 from graphllm.api.session import read_session
+from graphllm.cli.panic_pages import without_panic_pages
 from graphllm.errors import GraphLLMError
 from graphllm.frontends.open import open_checkpoint
 from graphllm.frontends.tokenizer_file import find_tokenizer
@@ -313,7 +314,8 @@ def _exit_after(name: str, folder: Path, seconds: float) -> NoReturn:
     code = 1
     try:
         folder.mkdir()
-        os.write(1, f"{fuzz(READERS[name](folder), seconds)} files".encode())
+        with without_panic_pages():
+            os.write(1, f"{fuzz(READERS[name](folder), seconds)} files".encode())
         code = 0
     except BaseException:
         traceback.print_exc()

@@ -38,6 +38,7 @@ RUNNER = """
 import json, resource, signal, sys
 from pathlib import Path
 import numpy, tokenizers, sentencepiece, ml_dtypes
+from graphllm.cli.panic_pages import without_panic_pages
 from graphllm.compiler.compile import tokenizer_for
 from graphllm.errors import GraphLLMError
 from graphllm.frontends.open import open_checkpoint
@@ -47,16 +48,19 @@ from graphllm.runtime.tokenizer import load_tokenizer
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
 def late(*_): raise TimeoutError("too long")
 signal.signal(signal.SIGVTALRM, late)
+def opened(path):
+    if path.name.startswith("tokenizer"):
+        load_tokenizer(find_tokenizer(path.parent, path), 400).encode("a" * 30 + "!")
+    else:
+        checkpoint = open_checkpoint(path)
+        tokenizer_for(path, None, checkpoint)
+        for source in checkpoint.tensors.values():
+            source.read()
 for path in sorted(Path(sys.argv[1]).iterdir()):
     signal.setitimer(signal.ITIMER_VIRTUAL, float(sys.argv[3]))
     try:
-        if path.name.startswith("tokenizer"):
-            load_tokenizer(find_tokenizer(path.parent, path), 400).encode("a" * 30 + "!")
-        else:
-            checkpoint = open_checkpoint(path)
-            tokenizer_for(path, None, checkpoint)
-            for source in checkpoint.tensors.values():
-                source.read()
+        with without_panic_pages():
+            opened(path)
         said = "opened"
     except GraphLLMError as error:
         said = "refused: " + str(error)

@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _command(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if (theirs := llama2c_words(words)) is not None:
-        return import_module("graphllm.cli.llama2c").run(theirs)
+        return _run("llama2c", theirs)
     parser = build_parser()
     try:
         arguments = parser.parse_args(argv)
@@ -55,6 +55,13 @@ def _command(argv: Sequence[str] | None) -> int:
         parser.print_help()
         code = 0
     else:
-        code = import_module(f"graphllm.cli.{arguments.command.replace('-', '_')}").run(arguments)
+        code = _run(arguments.command.replace("-", "_"), arguments)
     sys.stdout.flush()
     return code
+
+
+def _run(module: str, arguments: object) -> int:
+    from graphllm.cli.panic_pages import without_panic_pages
+
+    with without_panic_pages():
+        return import_module(f"graphllm.cli.{module}").run(arguments)
