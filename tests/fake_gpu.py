@@ -13,7 +13,7 @@ import numpy as np
 
 from graphllm.errors import DeviceError
 from graphllm.ir.core import Module
-from graphllm.plan.launch import HEADER, HEADER_WORDS, Kernel, Launch, Pointer, Program, Stream
+from graphllm.plan.launch import CHOICE_WORDS, HEADER, HEADER_WORDS, SETTINGS, Kernel, Launch, Pointer, Program, Stream
 from graphllm.runtime.cuda.driver import Address, Bytes, Resolved
 from graphllm.runtime.device import Device, Row
 from graphllm.runtime.sampling import Sampler, SamplerConfig
@@ -24,7 +24,8 @@ PyKernel = Callable[["FakeDriver", Resolved], None]
 
 
 class FakeDriver:
-    """Attributes: ``calls`` names every call in order; ``fail`` makes the next call of a name fail."""
+    """Attributes: ``calls`` names every call in order, ``fetched`` has the bytes of every download; ``fail`` makes the
+    next call of a name fail."""
 
     arch = "sm_90"
     what = "a fake GPU"
@@ -34,6 +35,7 @@ class FakeDriver:
         self.kernels, self.memory, self.free = kernels, np.zeros(0, np.uint8), room
         self.calls: list[str] = []
         self.grids: list[tuple[int, int]] = []
+        self.fetched: list[int] = []
         self.fail: dict[str, str] = {}
         self.closed = 0
         self._late: list[Callable[[], None]] = []
@@ -72,6 +74,7 @@ class FakeDriver:
 
     def download(self, address: Address, data: Bytes) -> None:
         self._call("download")
+        self.fetched.append(len(data))
         self._late.append(lambda: np.copyto(data, self.at(address, len(data))))
 
     def graph(self, launches: Sequence[Resolved]) -> Any:
@@ -125,13 +128,13 @@ def model_program(module: Module, chunk: int = 8) -> Program:
         logits = Pointer("arena", 0, result.arena)
         buckets = tuple(1 << i for i in range(8))
         step = Launch(f"step_{name}", (1, 1), 32, 0, (Pointer("step"), logits), (), chunked=True)
-        choose = Launch("choose", (1, 1), 32, 0, (Pointer("step"), logits), ())
         rows, vocab = result.type.shape
+        choose = Launch("choose", (1, rows), 32, 0, (Pointer("step"), logits), ())
         streams[name] = Stream(
             name,
             function.inputs[0].type.shape[0],
             (step,),
-            (choose,) if name == "decode" else (),
+            (choose,) if name.startswith("decode") else (),
             chunk,
             buckets,
             result.arena,
@@ -150,7 +153,7 @@ def model_kernels(program: Program, device: Device) -> dict[str, PyKernel]:
         def run(driver: FakeDriver, launch: Resolved) -> None:
             words = driver.at(launch.arguments[0], 4 * stream.words).view(np.int32)
             live, row = int(words[HEADER["live"]]), int(words[HEADER["row"]])
-            table = words[HEADER_WORDS:].reshape(-1, 3)
+            table = words[HEADER_WORDS : stream.tokens].reshape(-1, 3)
             assert (table[live:, 1] == -1).all()
             assert stream.name.startswith("decode") or row == live - 1
             rows = [Row(*map(int, r)) for r in table[:live]]
@@ -171,25 +174,27 @@ def model_kernels(program: Program, device: Device) -> dict[str, PyKernel]:
     vocab = next(iter(program.streams.values())).logits_shape[1]
 
     def choose(driver: FakeDriver, launch: Resolved) -> None:
-        words = driver.at(launch.arguments[0], 4 * (HEADER_WORDS + 3)).view(np.int32)
-        floats, bits = words.view(np.float32), words.view(np.uint32)
-        logits = driver.at(launch.arguments[1], 4 * vocab).view(np.float32)
-        if not np.isfinite(logits).all():
-            words[HEADER["token"]] = -1
-            return
-        config = SamplerConfig(
-            temperature=float(floats[HEADER["temperature"]]),
-            top_k=int(words[HEADER["top_k"]]),
-            top_p=float(floats[HEADER["top_p"]]),
-            min_p=float(floats[HEADER["min_p"]]),
-        )
-        sampler = Sampler(config, vocab, int(words[HEADER["allowed"]]))
-        fraction = (int(bits[HEADER["random"]]) << 32 | int(bits[HEADER["random_low"]])) / 2.0**64
-        sampler.give_back([fraction])
-        token = sampler.sample(logits, [])
-        words[HEADER["token"]] = token
-        if words[HEADER["advance"]]:
-            words[HEADER_WORDS] = token
-            words[HEADER_WORDS + 1] += 1
+        rows = launch.grid[1]
+        words = driver.at(launch.arguments[0], 4 * (HEADER_WORDS + (3 + CHOICE_WORDS) * rows)).view(np.int32)
+        table, rest = words[HEADER_WORDS:][: 3 * rows].reshape(rows, 3), words[HEADER_WORDS + 3 * rows :]
+        tokens, draws, settings = rest[:rows], rest[rows : 3 * rows].view(np.uint64), rest[3 * rows :].reshape(rows, -1)
+        logits = driver.at(launch.arguments[1], 4 * rows * vocab).view(np.float32).reshape(rows, vocab)
+        for t in range(words[HEADER["live"]]):
+            floats, own = settings[t].view(np.float32), settings[t]
+            if not np.isfinite(logits[t]).all():
+                tokens[t] = -1
+                continue
+            config = SamplerConfig(
+                temperature=float(floats[SETTINGS["temperature"]]),
+                top_k=int(own[SETTINGS["top_k"]]),
+                top_p=float(floats[SETTINGS["top_p"]]),
+                min_p=float(floats[SETTINGS["min_p"]]),
+            )
+            sampler = Sampler(config, vocab, int(own[SETTINGS["allowed"]]) or vocab)
+            sampler.give_back([int(draws[t]) / 2.0**64])
+            tokens[t] = sampler.sample(logits[t], [])
+            if own[SETTINGS["advance"]]:
+                table[t, 0] = tokens[t]
+                table[t, 1] += 1
 
     return {f"step_{name}": step(stream) for name, stream in program.streams.items()} | {"choose": choose}

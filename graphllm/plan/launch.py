@@ -6,7 +6,8 @@ launches in stream order. Arguments are addresses in five memories, all allocate
     weight i   a stored weight, where it was uploaded
     state i    a cache
     arena      activations
-    step       the inputs of a step: 32-bit words, a header (``HEADER``), then id, position and slot of each row
+    step       the inputs of a step in 32-bit words: a header (``HEADER``), then id, position and slot of each row, and
+               where the device chooses tokens a table each of tokens, draws and settings (``SETTINGS``), by row
     memory     what kernels keep from launch to launch: counters, all zero when a step begins and when it ends
 
 A launch whose ``chunked`` is set has as many blocks along y as the step has chunks of keys, rounded up to one of the
@@ -24,17 +25,18 @@ Where = Literal["weight", "state", "arena", "step", "memory"]
 HEADER: Final = {  # words of a step's header, by name
     "live": 0,  # rows that are there
     "row": 1,  # the row whose logits are asked for, of a prompt
-    "token": 2,  # what was chosen last, -1 where logits are no numbers; the device writes it
-    "top_k": 3,  # 0 for no limit
-    "temperature": 4,  # f32; 0 chooses the likeliest
-    "top_p": 5,  # f32
-    "min_p": 6,  # f32
-    "random": 7,  # where a draw falls, a fraction of 64 bits: its upper half
-    "allowed": 8,  # ids from here on are never chosen; 0 for no limit
-    "advance": 9,  # 1 where the token that is chosen becomes row 0 of the next step
-    "random_low": 10,  # its lower half
 }
-HEADER_WORDS: Final = 16
+HEADER_WORDS: Final = 4
+ROW_WORDS: Final = 3  # id, position, slot
+SETTINGS: Final = {  # words that say how a row's token is chosen, by name
+    "top_k": 0,  # 0 for no limit
+    "temperature": 1,  # f32; 0 chooses the likeliest
+    "top_p": 2,  # f32
+    "min_p": 3,  # f32
+    "allowed": 4,  # ids from here on are never chosen; 0 for no limit
+    "advance": 5,  # 1 where the token that is chosen becomes the row of the next step, one position on
+}
+CHOICE_WORDS: Final = 1 + 2 + len(SETTINGS)  # of each row: a token, a draw, settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +89,9 @@ class Launch:
 class Stream:
     """The launches of one function, and where its inputs and logits are.
 
-    ``launches`` end with logits in the arena. ``choice`` are those that may follow, to choose the next token by the
-    step's header. ``chunk`` is how many keys a chunk has; ``buckets`` the numbers of chunks there is a graph for.
+    ``launches`` end with logits in the arena. ``choice`` are those that may follow, to choose the next token of each
+    row by the step's settings; none where rows are not sequences of their own. ``chunk`` is how many keys a chunk has;
+    ``buckets`` the numbers of chunks there is a graph for.
     """
 
     name: str
@@ -101,9 +104,24 @@ class Stream:
     logits_shape: tuple[int, int]
 
     @property
+    def tokens(self) -> int:
+        """The word of the step where tokens begin: what was chosen last, -1 where a row's logits are no numbers."""
+        return HEADER_WORDS + ROW_WORDS * self.rows
+
+    @property
+    def draws(self) -> int:
+        """The word where draws begin: where in [0, 1) each falls, a fraction of 64 bits, its lower half first."""
+        return self.tokens + self.rows
+
+    @property
+    def settings(self) -> int:
+        """The word where settings begin."""
+        return self.draws + 2 * self.rows
+
+    @property
     def words(self) -> int:
-        """32-bit words of its step: the header, and three for each row."""
-        return HEADER_WORDS + 3 * self.rows
+        """32-bit words of its step."""
+        return self.tokens + (CHOICE_WORDS * self.rows if self.choice else 0)
 
 
 @dataclass(frozen=True, slots=True)

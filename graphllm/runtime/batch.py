@@ -10,7 +10,7 @@ from graphllm.runtime.device import Logits
 from graphllm.runtime.engine import Engine
 from graphllm.runtime.generate import Progress, check_count
 from graphllm.runtime.logprobs import logprob_of, prompt_logprobs
-from graphllm.runtime.sampling import SamplerConfig, TokenChooser
+from graphllm.runtime.sampling import Sampler, SamplerConfig, TokenChooser
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,6 @@ def complete(engine: Engine, requests: Iterable[Request]) -> Iterator[tuple[int,
     free = list(range(engine.slots))
     live: dict[int, _Row] = {}
     while True:
-        # Logits are the device's own until its next step: every row has taken its token from them by now.
         while free and (item := next(waiting, None)) is not None:
             row = _begun(engine, *item, free[0])
             if row.token is None:
@@ -66,14 +65,11 @@ def complete(engine: Engine, requests: Iterable[Request]) -> Iterator[tuple[int,
         if not live:
             return
         rows = sorted(live.items())
-        logits = engine.step_many([(row.token, slot) for slot, row in rows if row.token is not None])
-        for (slot, row), of_row in zip(rows, logits, strict=True):
-            row.token = _next_token(row, of_row, engine, slot)
+        _go_on(engine, rows)
         for slot, row in rows:
             if row.token is None:
                 free.append(slot)
                 del live[slot]
-                row.progress.decode_seconds = time.perf_counter() - row.started
                 yield row.index, row.progress
 
 
@@ -93,19 +89,61 @@ def _begun(engine: Engine, index: int, request: Request, slot: int) -> _Row:
     if request.max_tokens == 0 or logits is None:
         progress.finish = "length"
     else:
-        row.token = _next_token(row, logits, engine, slot)
+        row.token = _sampled(row, logits, engine, slot)
     return row
 
 
-def _next_token(row: _Row, logits: Logits, engine: Engine, slot: int) -> int | None:
-    """The token to go on from, None where the answer is complete."""
+def _go_on(engine: Engine, rows: Sequence[tuple[int, _Row]]) -> None:
+    """A step for all of (slot, row), or several: until an answer is complete where the device chooses all tokens.
+
+    It runs ahead then, so that what is on its way when an answer is complete is still taken for the others.
+    """
+    going = [(row.token, slot, _on_device(row, engine)) for slot, row in rows if row.token is not None]
+    chosen = [(token, slot, sampler) for token, slot, sampler in going if sampler is not None]
+    if len(chosen) == len(going):
+        limits = [(row.request.max_tokens, len(row.progress.tokens)) for _, row in rows]
+        most = min((asked - said for asked, said in limits if asked is not None), default=None)
+        for tokens in engine.tokens_many(chosen, most, lambda: all(row.token is not None for _, row in rows)):
+            for (slot, row), token in zip(rows, tokens, strict=True):
+                _take(row, token, engine, slot)
+        return
+    # Logits are the device's own until its next step: every row takes its token from them at once.
+    found = engine.choose_many(going) if chosen else engine.step_many([(token, slot) for token, slot, _ in going])
+    for (slot, row), of_row in zip(rows, found, strict=True):
+        _take(row, of_row, engine, slot)
+
+
+def _on_device(row: _Row, engine: Engine) -> Sampler | None:
+    """The sampler of a row whose token the device can choose: one whose logits nobody wants to see."""
+    sampler = row.request.sampler
+    if row.request.logprobs is None and isinstance(sampler, Sampler) and engine.chooses(sampler):
+        return sampler
+    return None
+
+
+def _take(row: _Row, found: int | Logits, engine: Engine, slot: int) -> None:
+    """What a step has found for a row: a token, or the logits for one. Nothing where the answer is complete."""
+    if row.token is None:
+        return
+    row.token = _said(row, found, engine, slot) if isinstance(found, int) else _sampled(row, found, engine, slot)
+    if row.token is None:
+        row.progress.decode_seconds = time.perf_counter() - row.started
+
+
+def _sampled(row: _Row, logits: Logits, engine: Engine, slot: int) -> int | None:
+    """``_said`` of the token that the row's sampler takes."""
+    token, alternatives = row.request.sampler.sample(logits, row.history), row.request.logprobs
+    if alternatives is not None and token not in row.request.stop_ids:
+        row.progress.logprobs.append(logprob_of(logits, token, alternatives))
+    return _said(row, token, engine, slot)
+
+
+def _said(row: _Row, token: int, engine: Engine, slot: int) -> int | None:
+    """The token to go on from, None where the answer is complete with this one."""
     request, progress = row.request, row.progress
-    token = request.sampler.sample(logits, row.history)
     if token in request.stop_ids:
         progress.finish = "stop"
         return None
-    if request.logprobs is not None:
-        progress.logprobs.append(logprob_of(logits, token, request.logprobs))
     progress.tokens.append(token)
     row.history.append(token)
     if request.says_stop is not None and request.says_stop(token):

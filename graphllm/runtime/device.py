@@ -7,7 +7,7 @@ are its own, good until its next step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -86,18 +86,35 @@ class Choice:
 
 @runtime_checkable
 class ChoosingDevice(Protocol):
-    """A device that need not be asked for logits: it takes a prompt without them, and chooses tokens by itself."""
+    """A device that need not be asked for logits: it takes a prompt without them, and chooses tokens by itself.
+
+    It does so in ``decode`` and ``decode_N``, each row by its own choice. Numbers that it draws by lie in [0, 1). Where
+    logits of a row that it is to choose for are not numbers, it raises RunError.
+    """
 
     def append(self, function: str, tokens: Sequence[int], start: int, slot: int) -> None:
         """``block`` without its logits."""
         ...
 
     def tokens(
-        self, choice: Choice, draws: Iterator[float], token: int, position: int, slot: int, count: int
-    ) -> Iterator[int]:
-        """At most ``count`` tokens that follow ``token``, which is at ``position``.
+        self,
+        function: str,
+        rows: Sequence[Row],
+        choices: Sequence[Choice],
+        draws: Sequence[Iterator[float]],
+        more: Callable[[], bool],
+    ) -> Iterator[Sequence[int]]:
+        """The tokens that follow those of the rows, one each; those that follow them; and so on.
 
-        Cache rows behind the last token that was taken may have been written: nobody reads them. ``draws`` are numbers
-        in [0, 1), taken ahead of the tokens and only where one is drawn. Raises RunError where logits are not numbers.
+        A step is sent before the tokens of the one ahead of it are known; ``more`` is asked before each whether there
+        is to be one, and not again when there is not. So cache rows behind the last tokens that were taken may have
+        been written: nobody reads them. ``draws`` of a row are taken ahead of its tokens, and only where those are
+        drawn.
         """
+        ...
+
+    def choose(
+        self, function: str, rows: Sequence[Row], choices: Sequence[Choice | None], draws: Sequence[float]
+    ) -> Sequence[int | Logits]:
+        """One step: the token that follows each row, or where there is no choice for it, its logits [V]."""
         ...

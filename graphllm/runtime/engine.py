@@ -7,7 +7,7 @@ or blank, and the reading of all weights, which is worth about ``CALL_ROWS`` row
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from math import lcm
 from numbers import Integral
@@ -87,26 +87,58 @@ class Engine:
             RunError: like ``feed``, and where logits are not numbers.
         """
         self.check((token,), slot)
-        choice, device = sampler.choice, self._chooser
-        assert choice is not None
+        for (chosen,) in self._chosen("decode", [(token, slot, sampler)], most, lambda: True):
+            yield chosen
+
+    def tokens_many(
+        self,
+        rows: Sequence[tuple[int, int, Sampler]],
+        most: int | None = None,
+        going: Callable[[], bool] = lambda: True,
+    ) -> Iterator[Sequence[int]]:
+        """``tokens`` of several slots, a step's together: of (token, slot, sampler) each.
+
+        Steps end when one slot has no room left, and when ``going`` says no: it is asked before each is sent, which is
+        before the tokens of the one ahead of it were taken.
+
+        Raises:
+            RunError: like ``step_many``, and where logits are not numbers.
+        """
+        function = self._together([(token, slot) for token, slot, _ in rows])
+        yield from self._chosen(function, rows, most, going)
+
+    def _chosen(
+        self, function: str, rows: Sequence[tuple[int, int, Sampler]], most: int | None, going: Callable[[], bool]
+    ) -> Iterator[Sequence[int]]:
+        device, samplers = self._chooser, [sampler for _, _, sampler in rows]
         assert device is not None
-        room = self.context - self.lengths[slot]
-        ahead: deque[float] = deque()  # drawn for tokens that have not come yet
+        choices = [choice for sampler in samplers if (choice := sampler.choice) is not None]
+        room = min(self.context - self.lengths[slot] for _, slot, _ in rows)
+        left = room if most is None else min(most, room)
+        ahead: list[deque[float]] = [deque() for _ in rows]  # drawn for tokens that have not come yet
 
-        def draws() -> Iterator[float]:
+        def draws(sampler: Sampler, taken: deque[float]) -> Iterator[float]:
             while True:
-                ahead.append(sampler.draw())
-                yield ahead[-1]
+                taken.append(sampler.draw())
+                yield taken[-1]
 
-        count = room if most is None else min(most, room)
+        def more() -> bool:
+            nonlocal left
+            left -= 1
+            return left >= 0 and going()
+
+        numbers = [draws(sampler, taken) for sampler, taken in zip(samplers, ahead, strict=True)]
         try:
-            for chosen in device.tokens(choice, draws(), token, self.lengths[slot], slot, count):
-                self.lengths[slot] += 1
-                if ahead:
-                    ahead.popleft()
+            placed = [Row(token, self.lengths[slot], slot) for token, slot, _ in rows]
+            for chosen in device.tokens(function, placed, choices, numbers, more):
+                for (_, slot, _), taken in zip(rows, ahead, strict=True):
+                    self.lengths[slot] += 1
+                    if taken:
+                        taken.popleft()
                 yield chosen
         finally:
-            sampler.give_back(ahead)
+            for sampler, taken in zip(samplers, ahead, strict=True):
+                sampler.give_back(taken)
 
     def step_many(self, tokens: Sequence[tuple[int, int]]) -> list[Logits]:
         """Append one token to each of several slots: (token, slot) pairs -> logits [V] each, in one step.
@@ -114,19 +146,45 @@ class Engine:
         Every row is computed as if it were alone in the step: its logits do not depend on the others. Raises RunError
         like ``feed``, for two tokens of one slot, and for more rows than a step has.
         """
+        function = self._together(tokens)
+        if function == "decode":
+            return [self.step(*tokens[0])]
+        logits = self.device.rows(function, [Row(t, self.lengths[s], s) for t, s in tokens])
+        for _, slot in tokens:
+            self.lengths[slot] += 1
+        return [logits[i] for i in range(len(tokens))]
+
+    def choose_many(self, rows: Sequence[tuple[int, int, Sampler | None]]) -> Sequence[int | Logits]:
+        """``step_many`` of (token, slot, sampler) that gives, where there is a sampler, the token it would take.
+
+        The device chooses that one; logits are fetched only of the rows that it does not choose for. Raises RunError
+        like ``step_many``, and where logits are not numbers.
+        """
+        device = self._chooser
+        assert device is not None
+        function = self._together([(token, slot) for token, slot, _ in rows])
+        choices = [sampler.choice if sampler is not None else None for _, _, sampler in rows]
+        draws = [
+            sampler.draw() if sampler is not None and choice is not None and choice.temperature > 0 else 0.0
+            for (_, _, sampler), choice in zip(rows, choices, strict=True)
+        ]
+        out = device.choose(function, [Row(t, self.lengths[s], s) for t, s, _ in rows], choices, draws)
+        for _, slot, _ in rows:
+            self.lengths[slot] += 1
+        return out
+
+    def _together(self, tokens: Sequence[tuple[int, int]]) -> str:
+        """The function for a step of (token, slot) pairs. Raises RunError like ``step_many``."""
         if len({slot for _, slot in tokens}) != len(tokens):
             raise RunError("batch: two tokens for one slot in one step; expected one token a slot")
         for token, slot in tokens:
             self.check((token,), slot)
         if len(tokens) == 1 and not self._batch:
-            return [self.step(*tokens[0])]
+            return "decode"
         function = next((name for n, name in self._batch if n >= len(tokens)), None)
         if function is None:
             raise RunError(f"batch: {len(tokens)} rows; this plan has slots for {self.slots}")
-        logits = self.device.rows(function, [Row(t, self.lengths[s], s) for t, s in tokens])
-        for _, slot in tokens:
-            self.lengths[slot] += 1
-        return [logits[i] for i in range(len(tokens))]
+        return function
 
     def score(self, tokens: Sequence[int], slot: int = 0) -> Iterator[Logits]:
         """Append tokens and yield the logits [n,V] of all of them, a block of positions at a time.

@@ -31,14 +31,25 @@ from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
 from graphllm.ir.opdef import lookup
 from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.printer import print_operation
-from graphllm.plan.launch import HEADER_WORDS, Access, Kernel, Launch, Pointer, Program, Stream
+from graphllm.plan.launch import (
+    CHOICE_WORDS,
+    HEADER_WORDS,
+    ROW_WORDS,
+    Access,
+    Kernel,
+    Launch,
+    Pointer,
+    Program,
+    Stream,
+)
 
 LONE_THREADS: Final = 256
 LONE_HEADER: Final = "lone.cuh"
 LONE_SHARED: Final = 128  # BLOCK_ROOM of team.cuh, in bytes
 CHOICE_THREADS, CHOICE_BLOCKS = 512, 64  # of choose.cuh
 _CHOICE_SHARED: Final = 8 * (256 + CHOICE_THREADS // 32 + 4)
-_COUNTS: Final = 1024  # bytes into the memory of kernels where attention's counters begin; the choice's come first
+_CHOOSING: Final = 512  # blocks that choose the tokens of a step, about: as many as a large GPU has room for
+_COUNTS_AT: Final = 1024  # a multiple of so many bytes
 _ROW_THREADS: Final = 1024  # blocks of a lone kernel at most
 
 
@@ -47,13 +58,18 @@ _NewText: TypeAlias = Callable[[], KernelText]
 
 @dataclass(slots=True)
 class _Unit:
-    """All kernels while they are written."""
+    """All kernels while they are written.
+
+    ``counts``: bytes into the memory of kernels where counters begin, which each launch leaves as it finds them, zero;
+    what blocks that choose tell each other comes first.
+    """
 
     weights: dict[str, int]
     states: dict[str, int]
+    counts: int
     kernels: dict[tuple[str, ...], str] = field(default_factory=dict[tuple[str, ...], str])  # text -> name
     texts: dict[str, Kernel] = field(default_factory=dict[str, Kernel])
-    memory: int = _COUNTS
+    memory: int = 0
 
     def name(self, stem: str, key: tuple[str, ...]) -> tuple[str, bool]:
         """The name of the kernel with this text, and whether it is new."""
@@ -84,9 +100,12 @@ def generate(module: Module) -> Program:
         PlanError: an operation, type or memory the cuda target has no code for.
     """
     names = weight_names(module)
-    unit = _Unit({n: i for i, n in enumerate(names)}, {n: i for i, n in enumerate(module.states)})
-    streams = {f.name: _stream(unit, f) for f in module.functions.values()}
-    arena = max((f.arena or 0 for f in module.functions.values()), default=0)
+    functions = module.functions.values()
+    told = max((_told_bytes(*v.type.shape) for f in functions if (v := _logits(f)) is not None), default=0)
+    counts = -(-told // _COUNTS_AT) * _COUNTS_AT
+    unit = _Unit({n: i for i, n in enumerate(names)}, {n: i for i, n in enumerate(module.states)}, counts)
+    streams = {f.name: _stream(unit, f) for f in functions}
+    arena = max((f.arena or 0 for f in functions), default=0)
     return Program(unit.texts, streams, tuple(names), tuple(module.states), arena, unit.memory)
 
 
@@ -118,8 +137,8 @@ def _stream(unit: _Unit, function: Function) -> Stream:
     choice: tuple[Launch, ...] = ()
     if function.results and (place := function.results[0].arena) is not None:
         logits, shape = place, (function.results[0].type.shape[0], function.results[0].type.shape[-1])
-        if shape[0] == 1:
-            choice = (_choice(unit, function.results[0]),)
+        if (chosen := _logits(function)) is not None:
+            choice = (_choice(unit, chosen),)
     buckets = [1]
     while buckets[-1] < most:
         buckets.append(min(2 * buckets[-1], most))
@@ -241,8 +260,8 @@ def _launch(unit: _Unit, function: Function, index: int, part: Part) -> Launch:
         assert text.shared is not None
         arguments.append(Pointer("arena", 0, text.shared[0]))
     if part.counts:
-        arguments.append(Pointer("memory", 0, _COUNTS))
-        unit.memory = max(unit.memory, _COUNTS + part.counts)
+        arguments.append(Pointer("memory", 0, unit.counts))
+        unit.memory = max(unit.memory, unit.counts + part.counts)
     arguments.append(Pointer("step"))
     return Launch(
         name,
@@ -278,29 +297,52 @@ def _accesses(unit: _Unit, function: Function, op: Operation, part: Part) -> tup
         stages = part.stem.startswith("stage_")
         out.append(Access(Pointer("arena", 0, place), size, 0 if part.counts else size, stages or bool(part.counts)))
     if part.counts:
-        out.append(Access(Pointer("memory", 0, _COUNTS), part.counts, 0, True))
-    out.append(Access(Pointer("step"), 4 * (HEADER_WORDS + 3 * row_count(function)), 0))
+        out.append(Access(Pointer("memory", 0, unit.counts), part.counts, 0, True))
+    given = 0 if part.stem.startswith("stage_") else sum(v.type.bytes for v in function.inputs if v in op.operands)
+    out.append(Access(Pointer("step"), 4 * (HEADER_WORDS + ROW_WORDS * row_count(function)), given))
     return tuple(out)
 
 
+def _logits(function: Function) -> Value | None:
+    """The logits [T,V] of a function whose rows are sequences of their own: each may choose its next token."""
+    value = function.results[0] if function.results else None
+    if value is None or function.rows != "independent" or value.arena is None:
+        return None
+    shape = value.type.shape
+    return value if len(shape) == 2 and shape[0] == row_count(function) and value.type.dtype == "f32" else None
+
+
+def _choice_blocks(rows: int, vocab: int) -> int:
+    """Blocks that share a row."""
+    return min(CHOICE_BLOCKS, -(-vocab // CHOICE_THREADS), max(1, _CHOOSING // rows))
+
+
+def _told_bytes(rows: int, vocab: int) -> int:
+    """What blocks that choose tell each other: a place for each."""
+    return 8 * rows * _choice_blocks(rows, vocab)
+
+
 def _choice(unit: _Unit, logits: Value) -> Launch:
-    vocab = logits.type.shape[1]
-    lines = [f"    choose(logits, vocab, words, memory, reinterpret_cast<unsigned*>(memory + {CHOICE_BLOCKS}), room);"]
-    declared = ["const float* logits", "unsigned long long* memory", "int* words", "int vocab"]
+    rows, vocab = logits.type.shape
+    lines = ["    choose(logits, vocab, rows, words, told, counts, room);"]
+    declared = ["const float* logits", "unsigned long long* told", "unsigned* counts", "int* words"]
+    declared += ["int vocab", "int rows"]
     name, new = unit.name("choose", ("choose", *lines))
     if new:
         head = wrapped(_head(name, CHOICE_THREADS), declared, ") {")
         body = [head, "    GRAPHLLM_SHARED(room);", *lines, "}"]
         unit.texts[name] = _kernel(name, "choose.cuh", [f"the next token, from {logits.ref} : {logits.type}"], body)
-    place, memory, step = unit.pointer(logits), Pointer("memory"), Pointer("step")
+    place, step = unit.pointer(logits), Pointer("step")
+    told, counts = Pointer("memory"), Pointer("memory", 0, unit.counts)
+    unit.memory = max(unit.memory, unit.counts + 4 * rows)
     accesses = (
         Access(place, logits.type.bytes, logits.type.bytes),
-        Access(memory, 8 * CHOICE_BLOCKS + 8, 0, True),
-        Access(step, 4 * 19, 0, True),
+        Access(told, _told_bytes(rows, vocab), 0, True),
+        Access(counts, 4 * rows, 0, True),
+        Access(step, 4 * (HEADER_WORDS + (ROW_WORDS + CHOICE_WORDS) * rows), 0, True),
     )
-    blocks = min(CHOICE_BLOCKS, -(-vocab // CHOICE_THREADS))
-    pointers = place, memory, step
-    return Launch(name, (blocks, 1), CHOICE_THREADS, _CHOICE_SHARED, pointers, accesses, (vocab,), what="choose")
+    grid, pointers = (_choice_blocks(rows, vocab), rows), (place, told, counts, step)
+    return Launch(name, grid, CHOICE_THREADS, _CHOICE_SHARED, pointers, accesses, (vocab, rows), what="choose")
 
 
 def _head(name: str, block: int) -> str:

@@ -55,7 +55,7 @@ def problems(
             yield from (f"{place}: {what}" for what in _limits(program, stream, launch, archs, registers))
             yield from (f"{place}: {what}" for what in _bounds(program, stream, launch, sizes))
             yield from (f"{place}: {what}" for what in _alone(launch))
-        yield from (f"{where}: {what}" for what in (*_order(stream), *_wanted(stream)))
+        yield from (f"{where}: {what}" for what in (*_order(stream), *_wanted(stream), *_chosen(stream)))
 
 
 def _buckets(stream: Stream, sizes: Sizes) -> Iterator[str]:
@@ -154,6 +154,18 @@ def _wanted(stream: Stream) -> Iterator[str]:
                 continue
             if not _is_read(access, launches[at + 1 :], logits):
                 yield f"launch {at} ({launch.kernel}): nobody reads what it writes to {_shown(access.pointer)}"
+
+
+def _chosen(stream: Stream) -> Iterator[str]:
+    """Where tokens are chosen, each row's is, from all of its logits, and the next step is told."""
+    rows, size = stream.logits_shape[0], 4 * stream.logits_shape[0] * stream.logits_shape[1]
+    for launch in stream.choice:
+        if launch.grid[1] != stream.rows or rows != stream.rows:
+            yield f"a choice of {launch.grid[1]} tokens from {rows} rows of logits; expected {stream.rows} of each"
+        if not any(a.pointer == Pointer("arena", 0, stream.logits) and a.size == size for a in launch.accesses):
+            yield f"a choice that does not say it reads all {size} bytes of logits"
+        if not any(a.pointer.where == "step" and a.written and a.size == 4 * stream.words for a in launch.accesses):
+            yield "a choice that does not say it writes the words of the step"
 
 
 def _is_read(written: Access, behind: Sequence[Launch], logits: Access) -> bool:

@@ -2,7 +2,7 @@
 
 A step is one small copy to the device, one graph, and the logits back where somebody wants them. Where nobody does,
 because the device chooses the tokens itself, graphs follow each other without the host between them: it runs ahead, and
-reads tokens as they come (``tokens``).
+reads tokens as they come (``tokens``), those of all rows in one small copy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from graphllm.errors import RunError
 from graphllm.ir.core import Module
-from graphllm.plan.launch import HEADER, HEADER_WORDS, Program, Stream
+from graphllm.plan.launch import HEADER, HEADER_WORDS, ROW_WORDS, SETTINGS, Program, Stream
 from graphllm.runtime.cuda.driver import Address, Bytes, Driver
 from graphllm.runtime.cuda.places import Places, Sizes
 from graphllm.runtime.cuda.upload import Progress, upload
@@ -29,7 +29,7 @@ AHEAD: Final = 2  # graphs on their way while the host reads a token: one runs, 
 _WORD: Final = 4
 _TRIED: Final = 256 << 20  # bytes that are filled to see how fast: far more than caches hold
 _FILLS: Final = 8  # in a row, so that asking for them takes none of the time
-_DRAW: Final = (HEADER["random"], HEADER["random_low"] + 1)  # words that a draw is told by, and those between them
+_LIKELIEST: Final = Choice(0.0, 0, 1.0, 0.0, 0)  # for rows whose token nobody asks for
 
 
 class CudaDevice:
@@ -74,8 +74,9 @@ class CudaDevice:
             logits = max(np.prod(stream.logits_shape, dtype=int) for stream in program.streams.values())
             self._words = driver.host(_WORD * words).view(np.int32)
             self._logits = driver.host(_WORD * int(logits)).view(np.float32)
-            self._tokens = driver.host(_WORD * (AHEAD + 1)).view(np.int32)
-            self._draws = driver.host(_WORD * (_DRAW[1] - _DRAW[0]) * (AHEAD + 1)).view(np.uint32)
+            rows = max((stream.rows for stream in program.streams.values() if stream.choice), default=0)
+            self._tokens = driver.host(_WORD * (AHEAD + 1) * rows).view(np.int32).reshape(AHEAD + 1, rows)
+            self._draws = driver.host(2 * _WORD * (AHEAD + 1) * rows).view(np.uint64).reshape(AHEAD + 1, rows)
         except BaseException:
             self._close()
             raise
@@ -114,7 +115,7 @@ class CudaDevice:
         with self._lock:
             for chunks in stream.buckets:
                 self._graph(stream, chunks, False)
-                if function == "decode" and stream.choice:
+                if stream.choice:
                     self._graph(stream, chunks, True)
 
     def row(self, token: int, position: int, slot: int) -> Logits:
@@ -138,34 +139,35 @@ class CudaDevice:
             self._run(function, start + len(tokens), False)
 
     def tokens(
-        self, choice: Choice, draws: Iterator[float], token: int, position: int, slot: int, count: int
-    ) -> Iterator[int]:
-        """At most ``count`` tokens that follow ``token``, which is at ``position``, each chosen on the device.
-
-        Args:
-            draws: numbers in [0, 1), one for each token; taken ahead of the tokens, and only where one is drawn.
+        self,
+        function: str,
+        rows: Sequence[Row],
+        choices: Sequence[Choice],
+        draws: Sequence[Iterator[float]],
+        more: Callable[[], bool],
+    ) -> Iterator[Sequence[int]]:
+        """Tokens that follow the rows' and each other, a step's together, each chosen on the device.
 
         Raises:
-            RunError: logits are not numbers, or something else was run on the device since the last token.
+            RunError: logits are not numbers, or something else was run on the device since the last tokens.
             DeviceError: the device fails.
         """
-        stream = self.program.streams["decode"]
+        stream, longest = self.program.streams[function], 1 + max(row.position for row in rows)
+        drawing = [i for i, choice in enumerate(choices) if choice.temperature > 0]
         with self._lock:
-            self._send(stream, [(token, position, slot)], 0, choice)
+            self._send(stream, rows, 0, choices, advance=True)
             own = self._steps
         waiting: deque[tuple[Any, int]] = deque()
-        sent = 0
+        sent, ended = 0, False
         while True:
             with self._lock:
                 if self._steps != own:
                     raise RunError("tokens: another step was run in between; expected to be taken to their end first")
-                while sent < count and len(waiting) < AHEAD:
-                    if choice.temperature > 0:
-                        self._send_draw(sent % (AHEAD + 1), choice, next(draws))
-                    self._run("decode", position + sent + 1, True)
+                while len(waiting) < AHEAD and not (ended := ended or not more()):
                     place = sent % (AHEAD + 1)
-                    at = Address(self._places.step + _WORD * HEADER["token"])
-                    self._driver.download(at, self._tokens[place : place + 1].view(np.uint8))
+                    self._send_draws(stream, place, {i: next(draws[i]) for i in drawing})
+                    self._run(function, longest + sent, True)
+                    self._ask_tokens(stream, place)
                     self._sent = self._driver.mark()
                     waiting.append((self._sent, place))
                     sent += 1
@@ -173,13 +175,36 @@ class CudaDevice:
                     return
                 mark, place = waiting.popleft()
                 self._driver.wait(mark)
-                chosen = int(self._tokens[place])
-            if chosen < 0:
-                raise RunError(
-                    "logits: NaN or infinite, found on the device; expected finite numbers; the model's weights or its "
-                    "arithmetic are broken"
-                )
+                chosen: list[int] = self._tokens[place, : len(rows)].tolist()
+            _refuse_no_token(chosen)
             yield chosen
+
+    def choose(
+        self, function: str, rows: Sequence[Row], choices: Sequence[Choice | None], draws: Sequence[float]
+    ) -> Sequence[int | Logits]:
+        """A step: each row's token, or its logits where it has no choice.
+
+        Raises:
+            RunError: logits by which the device is to choose are not numbers.
+            DeviceError: the device fails.
+        """
+        stream, driver = self.program.streams[function], self._driver
+        vocab = stream.logits_shape[1]
+        logits = self._logits[: stream.logits_shape[0] * vocab].reshape(stream.logits_shape)
+        with self._lock:
+            self._send(stream, rows, 0, [choice or _LIKELIEST for choice in choices])
+            self._send_draws(stream, 0, {i: draws[i] for i, c in enumerate(choices) if c and c.temperature > 0})
+            self._run(function, 1 + max(row.position for row in rows), True)
+            self._ask_tokens(stream, 0)
+            for i, choice in enumerate(choices):
+                if choice is None:
+                    at = Address(self._places.arena + stream.logits + _WORD * vocab * i)
+                    driver.download(at, logits[i].view(np.uint8))
+            self._sent = driver.mark()
+            driver.wait(self._sent)
+            chosen: list[int] = self._tokens[0, : len(rows)].tolist()
+        _refuse_no_token([token for token, choice in zip(chosen, choices, strict=True) if choice is not None])
+        return [logits[i] if choice is None else chosen[i] for i, choice in enumerate(choices)]
 
     def time_launches(self, function: str, tokens: Sequence[int], start: int, slot: int) -> tuple[int, list[int]]:
         """``row`` or ``block``, its launches one after another: none starts before the one ahead of it has ended.
@@ -233,45 +258,50 @@ class CudaDevice:
         return out.reshape(stream.logits_shape)
 
     def _send(
-        self, stream: Stream, rows: Sequence[tuple[int, int, int]], row: int, choice: Choice | None = None
+        self,
+        stream: Stream,
+        rows: Sequence[tuple[int, int, int]],
+        row: int,
+        choices: Sequence[Choice] = (),
+        *,
+        advance: bool = False,
     ) -> None:
-        """One copy that tells the device all of a step; rows that are not there have position -1."""
+        """One copy that tells the device all of a step but its draws; rows that are not there have position -1."""
         assert 0 < len(rows) <= stream.rows
         driver = self._driver
         self._steps += 1
         if self._sent is not None:
             driver.wait(self._sent)
             self._sent = None
-        words = self._words[: stream.words]
+        words = self._words[: stream.words if choices else stream.tokens]
         words.fill(0)
         words[HEADER["live"]], words[HEADER["row"]] = len(rows), row
-        if choice is not None:
-            floats = words.view(np.float32)
-            words[HEADER["top_k"]], words[HEADER["allowed"]], words[HEADER["advance"]] = choice.top_k, choice.allowed, 1
-            floats[HEADER["temperature"]] = choice.temperature
-            floats[HEADER["top_p"]], floats[HEADER["min_p"]] = choice.top_p, choice.min_p
-        table = words[HEADER_WORDS:].reshape(-1, 3)  # id, position, slot
+        table = words[HEADER_WORDS : stream.tokens].reshape(-1, ROW_WORDS)
         table[: len(rows)] = rows
         table[len(rows) :, 1] = -1
+        settings = words[stream.settings :].reshape(-1, len(SETTINGS))
+        for own, choice in zip(settings, choices, strict=False):
+            floats = own.view(np.float32)
+            own[SETTINGS["top_k"]], own[SETTINGS["allowed"]] = choice.top_k, choice.allowed
+            own[SETTINGS["advance"]], floats[SETTINGS["temperature"]] = advance, choice.temperature
+            floats[SETTINGS["top_p"]], floats[SETTINGS["min_p"]] = choice.top_p, choice.min_p
         if self._poison:
             driver.fill(self._places.arena, self._sizes.arena, 0xFF)
         driver.upload(self._places.step, words.view(np.uint8))
         self._sent = driver.mark()
 
-    def _send_draw(self, place: int, choice: Choice, uniform: float) -> None:
-        """Where the next draw falls: a fraction of 64 bits, which holds all of a float's."""
-        count = _DRAW[1] - _DRAW[0]
-        words = self._draws[place * count : (place + 1) * count]
-        fraction = int(uniform * 2.0**64)
-        for name, value in (
-            ("random", fraction >> 32),
-            ("random_low", fraction & 0xFFFFFFFF),
-            ("allowed", choice.allowed),
-            ("advance", 1),
-        ):
-            words[HEADER[name] - _DRAW[0]] = value
-        at = Address(self._places.step + _WORD * _DRAW[0])
-        self._driver.upload(at, words.view(np.uint8))
+    def _send_draws(self, stream: Stream, place: int, numbers: Mapping[int, float]) -> None:
+        """Where the next draws of some rows fall: fractions of 64 bits, which hold all of a float's."""
+        if not numbers:
+            return
+        draws = self._draws[place, : stream.rows]
+        for row, number in numbers.items():
+            draws[row] = int(number * 2.0**64)
+        self._driver.upload(Address(self._places.step + _WORD * stream.draws), draws.view(np.uint8))
+
+    def _ask_tokens(self, stream: Stream, place: int) -> None:
+        at = Address(self._places.step + _WORD * stream.tokens)
+        self._driver.download(at, self._tokens[place, : stream.rows].view(np.uint8))
 
     def _run(self, function: str, positions: int, choosing: bool) -> None:
         stream = self.program.streams[function]
@@ -304,3 +334,11 @@ class CudaDevice:
                 driver.wait(driver.mark())
                 out[start : start + len(part)] = part
         return out
+
+
+def _refuse_no_token(chosen: Sequence[int]) -> None:
+    if min(chosen, default=0) < 0:
+        raise RunError(
+            "logits: NaN or infinite, found on the device; expected finite numbers; the model's weights or its "
+            "arithmetic are broken"
+        )

@@ -1,6 +1,6 @@
-// The next token, from the logits of a step, by the settings in the step's header: the likeliest, or one drawn from those
-// that top-k, top-p and min-p leave, in this order. Weights are counted in units of 2^-32 of the likeliest token's, as
-// integers: so sums are exact, and neither the order of threads nor their number changes what is drawn.
+// The next token of each row of a step, from its logits and by its settings: the likeliest, or one drawn from those that
+// top-k, top-p and min-p leave, in this order. Weights are counted in units of 2^-32 of the likeliest token's, as integers:
+// so sums are exact, and neither the order of threads nor their number changes what is drawn.
 //
 // Among equal logits the lowest id counts as the larger, as it does on the host (runtime/sampling/stages.py).
 #pragma once
@@ -13,9 +13,22 @@ constexpr int CHOICE_THREADS = 512;
 constexpr int CHOICE_BLOCKS = 64;
 constexpr int NO_TOKEN = -1;  // where a logit is NaN or +inf, or all are -inf
 
-// Words of the header (plan/launch.py).
-constexpr int TOKEN = 2, TOP_K = 3, TEMPERATURE = 4, TOP_P = 5, MIN_P = 6, RANDOM = 7, ALLOWED = 8, ADVANCE = 9,
-              RANDOM_LOW = 10;
+// Words of a row's settings (plan/launch.py).
+constexpr int TOP_K = 0, TEMPERATURE = 1, TOP_P = 2, MIN_P = 3, ALLOWED = 4, ADVANCE = 5, SETTINGS = 6;
+
+// A row's places in the tables of a step of so many rows.
+struct Chosen {
+    int* row;             // id, position, slot
+    int* token;
+    const int* draw;      // a fraction of 64 bits, its lower half first
+    const int* settings;
+
+    __device__ Chosen(int* words, int rows, int t)
+        : row(words + HEADER_WORDS + 3 * t),
+          token(words + HEADER_WORDS + 3 * rows + t),
+          draw(words + HEADER_WORDS + 4 * rows + 2 * t),
+          settings(words + HEADER_WORDS + 6 * rows + SETTINGS * t) {}
+};
 
 using Mass = unsigned long long;
 
@@ -106,8 +119,9 @@ __device__ inline Cut largest(const float* logits, int n, Mass goal, const Amoun
     return {prefix, each > 0 ? (goal + each - 1) / each : ~Mass(0)};
 }
 
-__device__ inline int drawn(const float* logits, int n, float most, const int* words, ChoiceRoom& room) {
-    const float cool = 1.0f / as_float(words[TEMPERATURE]), least = as_float(words[MIN_P]);
+__device__ inline int drawn(const float* logits, int n, float most, const int* settings, const int* draw,
+                            ChoiceRoom& room) {
+    const float cool = 1.0f / as_float(settings[TEMPERATURE]), least = as_float(settings[MIN_P]);
     const auto mass = [=](unsigned order) -> Mass {
         return static_cast<Mass>(expf((number_of(order) - most) * cool) * 4294967296.0f);
     };
@@ -115,8 +129,8 @@ __device__ inline int drawn(const float* logits, int n, float most, const int* w
 #pragma unroll 1
     for (int stage = 0; stage < 2; ++stage) {  // top-k, then top-p: one search, by numbers of tokens and by weights
         const bool weighed = stage == 1;
-        Mass goal = words[TOP_K];
-        if (weighed ? !(as_float(words[TOP_P]) < 1.0f) : words[TOP_K] <= 0 || words[TOP_K] >= n) continue;
+        Mass goal = settings[TOP_K];
+        if (weighed ? !(as_float(settings[TOP_P]) < 1.0f) : settings[TOP_K] <= 0 || settings[TOP_K] >= n) continue;
         if (weighed) {
             Mass above = 0, equal = 0;
 #pragma unroll 1
@@ -128,7 +142,7 @@ __device__ inline int drawn(const float* logits, int n, float most, const int* w
             above = block_total(above, room);
             equal = block_total(equal, room);
             const Mass total = above + (equal < cut.ties ? equal : cut.ties) * mass(cut.order);
-            goal = static_cast<Mass>(double(total) * double(as_float(words[TOP_P])));
+            goal = static_cast<Mass>(double(total) * double(as_float(settings[TOP_P])));
             if (goal == 0) goal = 1;
         }
         const auto amount = [=](unsigned order) -> Mass { return weighed ? mass(order) : 1; };
@@ -150,7 +164,7 @@ __device__ inline int drawn(const float* logits, int n, float most, const int* w
 #pragma unroll 1
     for (int i = first; i < end; ++i) own += left(i, seen);
     const Mass before = block_before(own, room), total = block_total(own, room);
-    const Mass target = share_of(total, unsigned(words[RANDOM]), unsigned(words[RANDOM_LOW]));
+    const Mass target = share_of(total, unsigned(draw[1]), unsigned(draw[0]));
     if (target >= before && target < before + own) {
         Mass at = before;
         seen = ties_before;
@@ -167,13 +181,20 @@ __device__ inline int drawn(const float* logits, int n, float most, const int* w
     return int(room.told[0]);
 }
 
-// ``best`` has a place for each block, ``count`` is zero.
-__device__ inline void choose(const float* logits, int vocab, int* words, Mass* best, unsigned* count,
+// Block (part of the vocabulary, row). ``told`` has a place for each block, ``counts`` a zero for each row; the last block of
+// a row to finish chooses. Rows that are not there are left as they are.
+__device__ inline void choose(const float* all_logits, int vocab, int rows, int* words, Mass* told, unsigned* counts,
                               unsigned char* shared) {
     ChoiceRoom& room = *reinterpret_cast<ChoiceRoom*>(shared);
     let_consumers_start();
     wait_for_producers();
-    const int n = words[ALLOWED] > 0 && words[ALLOWED] < vocab ? words[ALLOWED] : vocab;
+    const int t = blockIdx.y;
+    const Chosen chosen(words, rows, t);
+    if (t >= words[0] || chosen.row[1] < 0) return;
+    const float* logits = all_logits + (long long)t * vocab;
+    Mass* best = told + t * gridDim.x;
+    unsigned* count = counts + t;
+    const int allowed = chosen.settings[ALLOWED], n = allowed > 0 && allowed < vocab ? allowed : vocab;
     Mass top = 0;
     for (int i = blockIdx.x * CHOICE_THREADS + threadIdx.x; i < n; i += gridDim.x * CHOICE_THREADS) {
         const Mass own = Mass(order_of(logits[i])) << 32 | (0xffffffffu - unsigned(i));
@@ -211,13 +232,13 @@ __device__ inline void choose(const float* logits, int vocab, int* words, Mass* 
     int token = int(0xffffffffu - unsigned(top));
     if (!(most - most == 0.0f))
         token = NO_TOKEN;
-    else if (as_float(words[TEMPERATURE]) > 0)
-        token = drawn(logits, n, most, words, room);
+    else if (as_float(chosen.settings[TEMPERATURE]) > 0)
+        token = drawn(logits, n, most, chosen.settings, chosen.draw, room);
     if (threadIdx.x != 0) return;
-    words[TOKEN] = token;
-    if (words[ADVANCE] == 0) return;
-    words[HEADER_WORDS] = token;
-    words[HEADER_WORDS + 1] += 1;
+    *chosen.token = token;
+    if (chosen.settings[ADVANCE] == 0) return;
+    chosen.row[0] = token;
+    chosen.row[1] += 1;
 }
 
 }  // namespace graphllm

@@ -6,7 +6,7 @@
 
 namespace graphllm {
 
-constexpr int HEADER_WORDS = 16;  // before the rows, of which each has an id, a position and a slot
+constexpr int HEADER_WORDS = 4;  // before the rows, of which each has an id, a position and a slot
 
 struct Word {
     const int* at;
