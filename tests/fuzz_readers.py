@@ -35,15 +35,15 @@ from graphllm.runtime.chat import renderer
 from graphllm.runtime.chat.renderer import render
 from graphllm.runtime.tokenizer import load_tokenizer
 from tests.checkpoint_writers import random_tensors, write_huggingface, write_kuiper, write_llama2c
+from tests.gguf_models import SAID, TENSORS, TOKENIZER
 from tests.gguf_writer import gguf_bytes
+from tests.made_tokenizers import byte_level_file, llama2c_file, sentencepiece_model
 from tests.small_huggingface import LLAMA
 from tests.small_plans import LOWERED, forged, small_plan
 from tests.test_flat_file import CONFIG as FLAT
-from tests.test_gguf import SAID, TENSORS, TOKENIZER
 from tests.test_llama3_tokenizer import document, file_of, synthetic
 from tests.test_meta import CONFIG as META
 from tests.test_meta import meta_names, params, write_meta
-from tests.test_tokenizers import byte_level_file, llama2c_file, sentencepiece_model
 from tests.torch_writer import torch_bytes
 
 MEMORY = 4 << 30  # of address space, in which libraries alone take more than one

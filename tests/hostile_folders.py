@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tests.checkpoint_writers import random_tensors, write_huggingface, write_safetensors
+from tests.made_tokenizers import byte_level_file
 from tests.small_huggingface import LLAMA
-from tests.test_tokenizers import byte_level_file
 from tests.torch_writer import zip_bytes
 
 Entries = dict[str, dict[str, Any]]

@@ -19,10 +19,10 @@ from graphllm.api.model import Model
 from graphllm.errors import ContextFullError, GraphLLMError, PlanError, RunError, TemplateError
 from graphllm.runtime.chat.format import ChatFormat
 from tests.checkpoint_writers import write_huggingface
+from tests.made_tokenizers import byte_level_file
 from tests.model_zoo import ZOO, random_tensors
 from tests.shared_data import shared
 from tests.small_tokenizer import write_tokenizer
-from tests.test_tokenizers import byte_level_file
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role[0] }}:{{ m.content }}{{ eos_token }}{% endfor %}"

@@ -1,65 +1,24 @@
-"""The command line as a user meets it: real processes, their output, their exit codes, their one-line complaints."""
+"""The command line as a user meets it: help, completion, compile and run."""
 
 from __future__ import annotations
 
-import ast
-import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from graphllm.plan.place import size_text
-from tests.checkpoint_writers import random_tensors, write_huggingface, write_llama2c
+from tests.checkpoint_writers import random_tensors, write_llama2c
+from tests.command_line import folder, graphllm, refused
 from tests.model_zoo import ZOO
 from tests.shared_data import shared
 
-CONFIG = ZOO["llama"] if "llama" in ZOO else next(c for c in ZOO.values() if c.rope_pairing == "half")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small Hugging Face checkpoint `hf` and its plan `plan.gllm`; no tokenizer."""
-    base = tmp_path_factory.mktemp("cli")
-    write_huggingface(base / "hf", CONFIG, random_tensors(CONFIG, np.random.default_rng(7)))
-    done = graphllm(base, "compile", "hf", "-o", "plan.gllm")
-    assert done.returncode == 0, done.stderr
-    return base
-
-
-def environment(base: Path) -> dict[str, str]:
-    return {**os.environ, "GRAPHLLM_CACHE": str(base / "cache"), "COLUMNS": "120"}
-
-
-def graphllm(base: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "graphllm", *arguments],
-        cwd=base,
-        env={**environment(base), "PYTHONPATH": str(Path(__file__).parents[1])},
-        input=stdin,
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
-
-
-def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Exit code 2 and one line on stderr with these words, nothing on stdout."""
-    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
-    for word in words:
-        assert word in done.stderr, done.stderr
+__all__ = ["folder"]
 
 
 class TestFirstContact:
@@ -286,111 +245,6 @@ class TestCtrlCWhileCompiling:
         assert err == "graphllm: interrupted\n"
         assert not (folder / "late.gllm").exists()
         assert not [p for p in set(folder.iterdir()) | before if p.exists() and p.suffix == ".tmp"]
-
-
-class TestShow:
-    def test_a_page_about_a_plan_and_about_a_checkpoint(self, folder: Path) -> None:
-        plan, checkpoint = (graphllm(folder, "show", what).stdout for what in ("plan.gllm", "hf"))
-        assert plan == checkpoint
-        for word in ("Model", "KV cache", "decode", "ratio", "1.000", "merge-linears"):
-            assert word in plan
-
-    @pytest.mark.parametrize("stage", ["traced", "optimised", "lowered"])
-    def test_every_stage_is_text_that_opt_takes(self, folder: Path, stage: str) -> None:
-        text = graphllm(folder, "show", "plan.gllm", "--stage", stage).stdout
-        assert text == graphllm(folder, "show", "hf", "--stage", stage).stdout
-        assert graphllm(folder, "opt", stdin=text.encode()).stdout == text
-        (folder / "some.ir").write_text(text)
-        assert graphllm(folder, "show", "some.ir", "--stage", stage).stdout == text
-
-    def test_one_function_one_layer(self, folder: Path) -> None:
-        text = graphllm(
-            folder, "show", "plan.gllm", "--stage", "lowered", "--function", "decode", "--layer", "0"
-        ).stdout
-        assert "func @decode" in text
-        assert "%l0.att" in text
-        assert "%l1." not in text
-        assert "prefill" not in text
-
-    def test_pictures(self, folder: Path) -> None:
-        for arguments in (("--format", "svg"), ("--memory", "--format", "svg")):
-            done = graphllm(folder, "show", "plan.gllm", *arguments, "-o", "picture.svg")
-            assert (done.returncode, done.stdout) == (0, ""), done.stderr
-            assert ElementTree.parse(folder / "picture.svg").getroot().tag.endswith("svg")
-        assert graphllm(folder, "show", "plan.gllm", "--format", "dot").stdout.startswith("digraph")
-        assert re.match(r"@decode: arena \d+ bytes", graphllm(folder, "show", "plan.gllm", "--memory").stdout)
-
-    def test_json_for_tools(self, folder: Path) -> None:
-        data = json.loads(graphllm(folder, "show", "plan.gllm", "--format", "json").stdout)
-        assert {f["name"] for f in data["functions"]} >= {"decode", "prefill_8"}
-        chosen = ("--format", "json", "--function", "decode", "--layer", "1")
-        (decode,) = json.loads(graphllm(folder, "show", "plan.gllm", *chosen).stdout)["functions"]
-        assert decode["name"] == "decode"
-        assert {ref for op in decode["ops"] for ref in op["results"]} > {"%l1.keys", "%l1.values"}
-        assert not any(ref.startswith("%l0.") for op in decode["ops"] for ref in op["results"])
-
-    def test_source_is_python(self, folder: Path) -> None:
-        ast.parse(graphllm(folder, "show", "plan.gllm", "--source").stdout)
-
-    @pytest.mark.parametrize(
-        ("arguments", "words"),
-        [
-            (("nowhere",), ("nowhere",)),
-            (("plan.gllm", "--function", "nope"), ("nope", "decode")),
-            (("plan.gllm", "--stage", "lowered", "--layer", "99"), ("99",)),
-            (("plan.gllm", "-o", "missing/x"), ("missing",)),
-            (("plan.gllm", "-o", "plan.gllm"), ("plan.gllm", "the model itself")),
-            (("plan.gllm", "--context", "9"), ("plan.gllm", "a plan", "for checkpoints")),
-            (("plan.gllm", "--dtype", "f16"), ("plan.gllm", "a plan", "for checkpoints")),
-            (("plan.gllm", "--memory", "--format", "json"), ("--memory", "json", "expected --format text or svg")),
-            (("plan.gllm", "--layer", "0", "-o", "layer.svg"), ("--layer", "svg", "expected --format text or json")),
-        ],
-    )
-    def test_a_mistake_is_one_line(self, folder: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
-        refused(graphllm(folder, "show", *arguments), *words)
-
-
-class TestOpt:
-    TEXT = "weight @w : f32[4,6]\n\nfunc @f(%x: f32[1,6]) {\n  %y = linear %x, @w : f32[1,4]\n  return %y\n}\n"
-
-    def test_text_to_text(self, tmp_path: Path) -> None:
-        done = graphllm(tmp_path, "opt", "--passes", "fuse,plan-memory", "--time", "--verify", stdin=self.TEXT.encode())
-        assert done.returncode == 0, done.stderr
-        assert 'kernel "linear" (%x) -> %y {' in done.stdout
-        assert "arena+0" in done.stdout
-        assert "fuse" in done.stderr
-        assert "verified" in done.stderr
-
-    def test_nothing_asked_nothing_changed(self, tmp_path: Path) -> None:
-        assert graphllm(tmp_path, "opt", stdin=self.TEXT.encode()).stdout == self.TEXT
-
-    def test_an_error_shows_where(self, tmp_path: Path) -> None:
-        done = graphllm(tmp_path, "opt", stdin=self.TEXT.replace("f32[1,4]", "f32[1,5]").encode())
-        assert done.returncode == 2
-        first, source, caret = done.stderr.splitlines()
-        assert re.match(r"graphllm: <stdin>:4:\d+: linear: result %y; expected f32\[1,4\], got f32\[1,5\]", first)
-        assert source.strip() == "%y = linear %x, @w : f32[1,5]"
-        assert caret.strip() == "^"
-
-    def test_unknown_pass(self, tmp_path: Path) -> None:
-        refused(graphllm(tmp_path, "opt", "--passes", "magic", stdin=b""), "magic", "known ones are interleave-rope")
-
-    def test_list(self, tmp_path: Path) -> None:
-        out = graphllm(tmp_path, "opt", "--list").stdout
-        assert re.search(r"^fuse +Groups operations into kernels", out, re.MULTILINE)
-
-
-class TestVerify:
-    def test_good_and_damaged(self, folder: Path, tmp_path: Path) -> None:
-        assert "all digests match" in graphllm(folder, "verify", "plan.gllm").stdout
-        damaged = bytearray((folder / "plan.gllm").read_bytes())
-        damaged[len(damaged) // 2] ^= 1
-        (tmp_path / "damaged.gllm").write_bytes(damaged)
-        refused(graphllm(tmp_path, "verify", "damaged.gllm"), "damaged.gllm")
-
-    def test_a_plan_is_a_safetensors_file(self, folder: Path) -> None:
-        tensors = load_file(folder / "plan.gllm")
-        assert any(name.startswith("weight/") for name in tensors)
 
 
 class TestStories:

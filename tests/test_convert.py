@@ -23,11 +23,11 @@ from graphllm.frontends.config import ModelConfig, RopeScaling
 from graphllm.frontends.open import open_checkpoint
 from graphllm.frontends.overrides import Overrides, preset, scaling_named
 from tests.checkpoint_writers import random_tensors, write_huggingface, write_kuiper, write_llama2c
+from tests.gguf_models import gguf_names, metadata
 from tests.gguf_writer import q8_0, write_gguf
 from tests.shared_data import shared
 from tests.test_experts import CONFIG as MIXTURE
 from tests.test_experts import mixture_tensors, write_mixture
-from tests.test_gguf import gguf_names, metadata
 from tests.test_meta import meta_names, params, write_meta
 from tests.torch_writer import write_torch
 

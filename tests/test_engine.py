@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import subprocess
 import sys
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from graphllm.errors import PlanError, RunError
-from graphllm.ir.parser import parse_module
-from graphllm.ir.printer import print_module
 from graphllm.runtime.device import Row
-from graphllm.runtime.engine import CALL_ROWS, Engine, cover
-from graphllm.runtime.interface import check_interface
-from graphllm.runtime.null_device import NullDevice
+from graphllm.runtime.engine import Engine
 from graphllm.runtime.numpy_device import NumpyDevice
-from tests.lowered_models import Lowered, Storage, device, engine, lowered
+from tests.lowered_models import Lowered, Storage, engine, lowered
 from tests.model_zoo import ZOO
 from tests.reference_forward import reference_logits
 
@@ -259,169 +252,3 @@ def test_threads_do_not_matter() -> None:
     found = of_one_and_two_threads("digest")
     assert found[0] == found[1]
     assert len(found[0]) == 64
-
-
-# Ends and errors
-
-
-def test_a_full_context() -> None:
-    model = lowered("plain")
-    e = engine(model)
-    ids = prompt(model, 48)
-    want = reference_logits(model.config, model.tensors, ids)
-    close(e.feed(ids), want[-1])
-    for refused in (lambda: e.step(1), lambda: e.feed([1]), lambda: e.step_many([(1, 0)]), lambda: list(e.score([1]))):
-        with pytest.raises(RunError, match=r"^context: 1 tokens after 48 held do not fit in 48 positions; "):
-            refused()
-    assert e.lengths == [48, 0, 0, 0]
-    e.truncate(47)
-    close(e.step(ids[-1]), want[-1])
-
-
-def test_a_context_of_one_position() -> None:
-    model = lowered("plain", slots=1, context=1)
-    e = engine(model, poison=True)
-    want = reference_logits(model.config, model.tensors, [5])
-    close(e.feed([5]), want[0])
-    e.truncate(0)
-    close(np.concatenate(list(e.score([5]))), want)
-    with pytest.raises(RunError, match=r"^context: 2 tokens do not fit in 1 positions"):
-        engine(model).feed([1, 2])
-
-
-def test_errors_leave_the_sequence_as_it_was() -> None:
-    model = lowered("plain")
-    e = engine(model)
-    e.feed([1, 2, 3], 1)
-    bad: Any = 1.5
-    for call, message in (
-        (lambda: e.feed([1] * 46, 1), r"^context: 46 tokens after 3 held do not fit in 48 positions"),
-        (lambda: e.feed([1] * 49), r"^context: 49 tokens do not fit in 48 positions; shorten the prompt or"),
-        (lambda: e.feed([]), r"^prompt: no tokens; expected at least one"),
-        (lambda: e.feed([1, 67]), r"^token 67: not in the vocabulary; expected 0 to 66"),
-        (lambda: e.feed([1, -1]), r"^token -1: not in the vocabulary"),
-        (lambda: e.feed([1, bad]), r"^token 1.5: not in the vocabulary"),
-        (lambda: e.step(67, 1), r"^token 67: not in the vocabulary"),
-        (lambda: e.feed([1], 4), r"^slot 4: no such slot; expected 0 to 3"),
-        (lambda: e.feed([1], -1), r"^slot -1: no such slot"),
-        (lambda: e.step(1, 4), r"^slot 4: no such slot"),
-        (lambda: e.step(1, -1), r"^slot -1: no such slot"),
-        (lambda: e.truncate(0, 4), r"^slot 4: no such slot"),
-        (lambda: e.step_many([(1, 0), (1, 4)]), r"^slot 4: no such slot"),
-        (lambda: e.step_many([(1, 0), (2, 0)]), r"^batch: two tokens for one slot in one step"),
-        (lambda: list(e.score([1, 2, 300])), r"^token 300: not in the vocabulary"),
-    ):
-        with pytest.raises(RunError, match=message):
-            call()
-    assert e.lengths == [0, 3, 0, 0]
-    fresh = engine(model)
-    fresh.feed([1, 2, 3])
-    assert e.step(4, 1).tobytes() == fresh.step(4).tobytes()
-
-
-def test_a_module_that_is_no_language_model_is_refused() -> None:
-    model = lowered("plain")
-    text = print_module(model.module)
-    whole = text.index("func @decode(")
-    second = re.compile(r"^.*(?:kv\.1\.|l1\.keys =|l1\.values =).*$", re.MULTILINE)
-    shorter = second.sub(lambda line: line[0].replace("[4,2,48,8]", "[4,2,47,8]"), text)
-    for changed, message in (
-        (text[:whole], "^here: functions; expected decode, a score_N and others, got none"),
-        (shorter, r"^here: state @kv\.1\.k: expected 4 slots of 48 positions as the others have, got f32\[4,2,47,8\]"),
-        (text[: text.index("func @score_13")], "^here: functions; expected decode, a score_N and others, got decode"),
-        (text.replace("@score_13", "@score_12"), r"^here: func @score_12: inputs; expected %ids: i32\[12\]"),
-        (text.replace("@prefill_8", "@prefill_x"), "^here: func @prefill_x: not a step that the runtime knows"),
-        (text.replace("@prefill_8", "@score_8"), r"^here: func @score_8: inputs; .* got .*%rows: i32\[1\]"),
-        (text.replace("%slot", "%place"), "^here: func @decode: inputs; .* got .*%place"),
-        (
-            text.replace(") consecutive arena", ") arena", 1),
-            "^here: func @prefill_8: rows; expected consecutive ones, got independent",
-        ),
-        (text.replace("return %logits, ", "return ", 1), "^here: func @decode: results"),
-        (text.replace("return %logits, ", "return %logits, %logits, ", 1), "^here: func @decode: results"),
-        (text.replace("return %logits, ", "return %x, ", 1), r"^here: func @decode_2: results; expected f32\[2,32\]"),
-    ):
-        assert changed != text
-        with pytest.raises(PlanError, match=message):
-            check_interface(parse_module(changed), "here")
-
-
-def test_memory_is_what_the_types_say() -> None:
-    model = lowered("plain", "bf16")
-    d = device(model)
-    stored = sum(a.nbytes for a in model.weights.values())
-    before = d.memory
-    assert before.mapped == before.weights == stored
-    assert before.states == 4 * 48 * 2 * 8 * 4 * 2 * model.config.layers
-    for function in model.module.functions:
-        d.prepare(function)
-    matrices = sum(a.size for a in model.weights.values() if a.ndim == 2 and a.dtype != np.float32)
-    embedding = model.weights["tok_emb"].size  # rows are widened as they are gathered
-    assert d.memory.weights - stored == 4 * (matrices - embedding)
-
-
-# Which calls take a prompt
-
-
-def brute_force(n: int, sizes: tuple[int, ...]) -> int:
-    """The least cost of any multiset of sizes that holds n tokens."""
-    counts = product(*(range(-(-n // s) + 1) for s in sizes))
-    return min(
-        sum(c * (CALL_ROWS + s) for c, s in zip(count, sizes, strict=True))
-        for count in counts
-        if sum(c * s for c, s in zip(count, sizes, strict=True)) >= n
-    )
-
-
-@pytest.mark.parametrize("sizes", [(), (8,), (8, 10), (3, 7), (2, 5, 9), (4, 16), (7, 11, 13)])
-def test_cover_is_the_cheapest(sizes: tuple[int, ...]) -> None:
-    for n in range(1, 31 if len(sizes) < 3 else 20):
-        chosen = cover(n, sizes)
-        assert list(chosen) == sorted(chosen, reverse=True)
-        assert set(chosen) <= {1, *sizes}
-        assert sum(chosen) >= n > sum(chosen[:-1])
-        assert sum(CALL_ROWS + s for s in chosen) == brute_force(n, (1, *sizes)), (n, chosen)
-
-
-def test_cover_of_long_prompts() -> None:
-    """Whole chunks taken off first cost nothing: as cheap as the whole table says."""
-    for sizes in ((8, 32, 128, 512), (8, 32, 100), (6, 10, 15)):
-        best = [0]
-        for n in range(1, 3000):
-            best.append(min(best[max(0, n - s)] + CALL_ROWS + s for s in (1, *sizes)))
-        for n in (511, 512, 513, 600, 1023, 1025, 1999, 2047, 2389, 2390, 2391, 2999):
-            assert sum(CALL_ROWS + s for s in cover(n, sizes)) == best[n]
-    assert len(cover(10_000_000, (8, 32, 128, 512))) == 19532
-
-
-class Recorder(NullDevice):
-    """Notes the size of every call and how many tokens it brought."""
-
-    def __init__(self, model: Lowered) -> None:
-        super().__init__(model.module)
-        self.calls: list[tuple[int, int]] = []
-        self.logits = np.zeros((1, model.config.vocab), np.float32)
-
-    def row(self, token: int, position: int, slot: int) -> Any:
-        self.calls.append((1, 1))
-        return self.logits[0]
-
-    def block(self, function: str, tokens: Any, start: int, slot: int) -> Any:
-        self.calls.append((int(function.rpartition("_")[2]), len(tokens)))
-        return self.logits
-
-
-def test_calls_hold_the_prompt_whatever_the_chunk() -> None:
-    model = lowered("plain", slots=1, context=100)  # chunks of 8 and 32: prompts and chunks beyond the largest
-    recorder = Recorder(model)
-    e = Engine(recorder, model.module)
-    for n in (*range(1, 101, 7), 31, 32, 33, 63, 67, 97, 100):
-        for chunk in range(102):
-            e.truncate(0)
-            recorder.calls.clear()
-            e.feed([1] * n, chunk=chunk)
-            assert e.lengths == [n]
-            assert sum(live for _, live in recorder.calls) == n
-            assert all(1 <= live <= min(size, chunk or n) for size, live in recorder.calls)
-            if 0 < chunk < n and chunk <= 32:  # one call a piece
-                assert len(recorder.calls) == -(-n // chunk)

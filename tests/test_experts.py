@@ -21,8 +21,8 @@ from graphllm.ir import ops
 from graphllm.ir.cost import step_bytes
 from tests.checkpoint_writers import random_tensors
 from tests.cpu_models import quick_builds
+from tests.gguf_models import gguf_names, metadata
 from tests.gguf_writer import q8_0, write_gguf
-from tests.test_gguf import gguf_names, metadata
 
 __all__ = ["quick_builds"]
 

@@ -19,11 +19,11 @@ import numpy as np
 
 from tests import hostile_folders
 from tests.checkpoint_writers import random_tensors, write_huggingface, write_llama2c, write_safetensors
+from tests.gguf_models import SAID, TENSORS
 from tests.gguf_writer import gguf_bytes
 from tests.small_huggingface import LLAMA, change
 from tests.test_flat_file import CONFIG as FLAT
-from tests.test_gguf import SAID, TENSORS
-from tests.test_gguf import WRONG as GGUF
+from tests.test_gguf_faults import WRONG as GGUF
 from tests.test_llama3_tokenizer import BAD as TIKTOKEN
 from tests.test_llama3_tokenizer import WRONG as VOCABULARIES
 from tests.test_meta import WRONG as META

@@ -1,11 +1,10 @@
-"""The data of ``graphllm report``: true to the plan, described by its schema, safe to stand in a page."""
+"""The data of ``graphllm report``: true to the plan, described by its schema."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +12,21 @@ import jsonschema
 import pytest
 
 import graphllm
-from graphllm.api.report import report_html, report_subject
-from graphllm.cli import main
-from graphllm.cli.report import rate
+from graphllm.api.report import report_subject
 from graphllm.codegen.cuda.generate import generate
 from graphllm.codegen.numpy.target import NUMPY
 from graphllm.compiler.launches.bytes_moved import step_moved
 from graphllm.compiler.nvrtc.cubin import Cubin
-from graphllm.errors import GraphLLMError
 from graphllm.ir.parser import parse_module
 from graphllm.ir.printer import print_function, print_module
 from graphllm.passes.manager import Pass, run_passes
 from graphllm.passes.pipeline import lowering, portable
-from graphllm.view.profile_data import KernelTime, Profile, Span
 from graphllm.view.report.data import report_json
 from graphllm.view.report.packed import packed, unpacked
-from graphllm.view.report.page import embedded, report_page
+from graphllm.view.report.page import report_page
 from graphllm.view.report.passes import changes, only_layers, shown_layers
 from graphllm.view.report.subject import Rates, Snapshot, Source, Subject
-from tests.checkpoint_writers import write_huggingface
-from tests.model_zoo import ZOO, random_tensors
-from tests.small_plans import edited, small_plan
-
-EVIL = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>&lt;\u2028'\"`${1}"
-
-
-def plan_of(folder: Path, name: str, **options: Any) -> Path:
-    """A model of the zoo as a plan."""
-    if not (folder / name).exists():
-        write_huggingface(folder / name, ZOO[name], random_tensors(ZOO[name], 1))
-    out = folder / f"{name}-{len(list(folder.glob('*.gllm')))}.gllm"
-    graphllm.compile(folder / name, out, **options).file.close()
-    return out
+from tests.report_plans import plan_of
 
 
 @pytest.fixture(scope="module")
@@ -249,61 +231,6 @@ def test_other_passes_are_told(folder: Path) -> None:
     assert "other passes" in told["notes"][0]
 
 
-# The page
-
-
-class _Elements(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.text: dict[str, str] = {}
-        self._in = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-        self._in = dict(attrs).get("id") or tag
-
-    def handle_data(self, data: str) -> None:
-        self.text[self._in] = self.text.get(self._in, "") + data
-
-
-def evil_plan(folder: Path) -> Path:
-    """A plan whose tensors say that they were called something hostile."""
-    plan = small_plan(folder)
-    quoted = json.dumps(EVIL)[1:-1].replace("\\", "\\\\")
-    return edited(
-        plan, folder / "@STYLE@.gllm", lambda text: re.sub(r'from "[^"]*"', f'from "{quoted}"', text), section="ir"
-    )
-
-
-def test_strings_of_a_checkpoint_stay_data(tmp_path: Path) -> None:
-    subject = report_subject(evil_plan(tmp_path))
-    assert any(w.source == EVIL for w in subject.lowered.weights.values())
-    page = report_html([subject])
-    elements = _Elements()
-    elements.feed(page)
-    tags = [tag for tag, _ in elements.found]
-    assert tags.count("script") == 2
-    assert "img" not in tags
-    told = unpacked(json.loads(elements.text["data"]))
-    assert EVIL in {t["source"] for w in told["plans"][0]["weights"] for t in w["from"]}
-    assert "@STYLE@" in elements.text["title"]  # a name that looks like a place of ours is a name
-    policy = next(a["content"] for tag, a in elements.found if tag == "meta" and "http-equiv" in a)
-    assert policy is not None
-    assert policy.startswith("default-src 'none'; script-src 'sha256-")
-    assert "unsafe" not in policy
-    outside = {a for _, attributes in elements.found for name, a in attributes.items() if name in ("src", "href")}
-    assert outside == set()
-
-
-def test_embedded_json_cannot_leave_its_element() -> None:
-    text = embedded({"a": [EVIL, "<!--", "]]>", "\u2029"]})
-    assert not set("<>&\u2028\u2029") & set(text)
-    assert json.loads(text) == {"a": [EVIL, "<!--", "]]>", "\u2029"]}
-    with pytest.raises(ValueError, match="JSON compliant"):
-        embedded(float("nan"))
-
-
 def test_packed_data_is_smaller_and_comes_back(data: dict[str, Any]) -> None:
     assert unpacked(packed(data)) == data
     texts = [json.dumps(x, separators=(",", ":")) for x in (packed(data), data)]
@@ -335,94 +262,3 @@ def test_what_kernels_of_a_gpu_move_and_take(folder: Path, monkeypatch: pytest.M
 
 def test_page_is_the_same_for_the_same_data(data: dict[str, Any]) -> None:
     assert report_page(data) == report_page(data)
-
-
-# The command
-
-
-def profile_of(subject: Subject) -> Profile:
-    """A made-up profile of a step: every kernel takes its number of microseconds."""
-    ops = subject.lowered.functions["decode"].ops
-    kernels, spans, at = list[KernelTime](), list[Span](), 0
-    for i, op in enumerate(ops):
-        took = 1000 * (i + 1)
-        names = tuple(o.name for o in (op.body.ops if op.body is not None else (op,)))
-        kernels.append(KernelTime(i, op.results[0].name, op.template or op.name, -1, names, at, took, 10, 64, 128))
-        spans += [Span(i, thread, at, took - thread) for thread in range(2)]
-        at += took
-    return Profile(subject.target, 2, "decode", 1, 3, 5, at + 500, 1e9, 0.0, tuple(kernels), tuple(spans))
-
-
-def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = small_plan(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert main(["report", str(plan), "--bandwidth", "10GB/s"]) == 0
-    assert "report.html" in capsys.readouterr().err
-    page = (tmp_path / "report.html").read_text()
-    assert page.startswith("<!doctype html>")
-    (tmp_path / "p.json").write_text(json.dumps(profile_of(report_subject(plan)).as_json()))
-    assert main(["report", str(plan), str(plan), "--json", "--profile", "p.json", "--bandwidth", "none"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["plans"][0]["profile"]["device"] == "numpy"
-    assert told["plans"][1]["profile"] is None
-    assert told["differences"]["weights"] == []
-    assert main(["report", str(tmp_path / "model"), "--json", "--bandwidth", "none", "--target", "numpy"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert "compiled in memory" in told["plans"][0]["notes"][0]
-    assert main(["report", str(plan), "-o", "-", "--bandwidth", "none"]) == 0
-    assert capsys.readouterr().out.startswith("<!doctype html>")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (["small.gllm", "-o", "small.gllm"], "the model itself"),
-        (["small.gllm", "other.gllm"], "no such file"),
-        (["cut.gllm"], "cut short"),
-        (["small.gllm", "--quantize", "int8"], "are for checkpoints"),
-        (["small.gllm", "--bandwidth", "fast"], "expected a rate"),
-        (["small.gllm", "--profile", "nothing.json"], "cannot be read"),
-        (["small.gllm", "--profile", "bad.json"], "not JSON"),
-        (["small.gllm", "--profile", "other.json"], "expected a profile of version 1"),
-        (["small.gllm", "--profile", "larger.json"], "profile this plan"),
-        (["small.gllm", "--profile", "device.json"], "of @decode on cpu, which is not what this plan runs on numpy"),
-        (["small.gllm", "--profile", "ops.json"], "profile this plan"),
-        (["small.gllm", "--resources"], "is lowered for numpy; expected the target cuda"),
-        (["small.gllm", "--resources", "sm_1"], "'sm_1'; expected some of sm_75"),
-        (["small.gllm", "-o", "no/such/folder.html"], "no such folder"),
-    ],
-)
-def test_refused_in_one_line(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    told: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    plan = small_plan(tmp_path)
-    Path("cut.gllm").write_bytes(plan.read_bytes()[:-9])
-    Path("bad.json").write_text("{")
-    Path("other.json").write_text("{}")
-    if "--profile" in arguments:
-        profile = profile_of(report_subject(plan)).as_json()
-        Path("device.json").write_text(json.dumps(profile | {"device": "cpu"}))
-        other = [k | {"ops": ["silu"]} for k in profile["kernels"]]
-        Path("ops.json").write_text(json.dumps(profile | {"kernels": other}))
-        profile["kernels"][-1]["index"] = 999
-        Path("larger.json").write_text(json.dumps(profile))
-    assert main(["report", *arguments, *([] if "--bandwidth" in arguments else ["--bandwidth", "none"])]) == 2
-    err = capsys.readouterr().err
-    assert told in err
-    assert err.count("\n") == 1
-    assert not Path("report.html").exists()
-
-
-def test_rates() -> None:
-    assert rate("x", "40GB/s") == 40e9
-    assert rate("x", "2Tflop/s") == 2e12
-    assert rate("x", "123") == 123
-    assert rate("x", "none") == 0
-    for text in ("0", "-1GB/s", "1e99", "GB", "nan"):
-        with pytest.raises(GraphLLMError, match="expected a rate"):
-            rate("x", text)

@@ -16,7 +16,7 @@ from graphllm.view.report.data import report_json
 from graphllm.view.report.page import report_page
 from graphllm.view.report.subject import Rates, Subject
 from tests.browser import Browser, find_browser
-from tests.test_report import EVIL, evil_plan, plan_of, profile_of
+from tests.report_plans import EVIL, evil_plan, plan_of, profile_of
 
 VIEWS = ("overview", "graph", "passes", "memory", "weights", "kernels", "ir", "source", "findings", "timeline")
 

@@ -20,8 +20,8 @@ from graphllm.plan.tokenizer_data import TokenizerData
 from graphllm.runtime.tokenizer import Tokenizer, load_tokenizer, panics
 from tests.checkpoint_writers import random_tensors, write_huggingface
 from tests.hostile_folders import TOKENIZERS
+from tests.made_tokenizers import byte_level_file
 from tests.model_zoo import ZOO
-from tests.test_tokenizers import byte_level_file
 
 PANICS = "a" * 40 + "!"
 PAGE = "panicked at"
