@@ -40,7 +40,7 @@ def write_attention(op: Operation, text: KernelText) -> Part:
     cached = sum(kv_heads * v.type.numpy.itemsize * v.type.shape[3] for v in caches)
     if text.function.rows == "consecutive" and rows > 1:
         padded = -(-d // 32) * 32
-        size = 128 * MMA_WARPS * padded // 2 + 2 * KEYS * (3 * padded + 8) + 64 * MMA_WARPS
+        size = 128 * MMA_WARPS * padded // 2 + 2 * KEYS * (3 * padded + 8) + 64 * MMA_WARPS + 16
         whole = d % 8 == 0 and all(text.layouts.of(v).offset % 4 == 0 for v in (q, op.result))
         if caches[0].type.dtype in ("f16", "bf16") and whole and size <= ROOM:
             text.line(f"attention_mma<{d}, {MMA_WARPS}>({arguments}, room);")

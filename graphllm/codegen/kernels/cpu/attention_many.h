@@ -24,6 +24,21 @@ inline void spread(const float* x, long row, long step, const float* panel, int 
                 sums[r][c] += read<NF>(panel + long(k) * PANEL + c * LANE) * x[r * row + k * step];
 }
 
+// Whether a number is NaN or infinite.
+inline bool broken(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return (bits & 0x7f800000u) == 0x7f800000u;
+}
+
+// Makes 0 of what is no number; returns whether there was such.
+inline bool only_numbers(float* x, int n) {
+    bool found = false;
+    for (int i = 0; i < n; ++i) found |= broken(x[i]);
+    for (int i = 0; found && i < n; ++i) x[i] = broken(x[i]) ? 0 : x[i];
+    return found;
+}
+
 struct Queries {
     VI position[QUERIES];
     VF most[QUERIES], total[QUERIES];
@@ -59,7 +74,8 @@ inline void soften(float* scores, int n, int first, float scale, int window, boo
 }
 
 // y [T,H,D] of rows q [T,H,D] at successive positions of one slot, each of which sees positions up to its own, at most
-// ``window`` of them unless that is 0.
+// ``window`` of them unless that is 0. Values that are no numbers, which a weight of 0 would not keep off, are taken out of
+// blocks that only some rows see whole, and added at the end to the rows that do see them.
 template <int D, class Cache>
 inline void attention_many(const Step& step, const float* q, Cache keys, Cache values, float* y, int rows, Heads heads,
                            float scale, int window) {
@@ -88,6 +104,7 @@ inline void attention_many(const Step& step, const float* q, Cache keys, Cache v
         const int lowest = step.pos[row_of(0)], highest = step.pos[row_of(count - 1)];
         const int start = window > 0 && lowest + 1 > window ? lowest + 1 - window : 0;
         const long cache = (long(step.slot[row_of(0)]) * heads.keys + head) * heads.context;
+        bool taken_out = false;
         for (int first = start; first <= highest; first += KEYS) {
             const int n = highest + 1 - first < KEYS ? highest + 1 - first : KEYS;
             rows_to<D>(keys, cache + first, n, k_block);
@@ -100,6 +117,7 @@ inline void attention_many(const Step& step, const float* q, Cache keys, Cache v
             const bool masked = first + n - 1 > lowest || (window > 0 && first < highest + 1 - window);
             soften(scores, n, first, scale, window, masked, lanes, fade);
             rows_to<D>(values, cache + first, n, v_block);
+            if (masked && only_numbers(v_block, n * D)) taken_out = true;
             NF kept[COLUMNS];
             std::memcpy(kept, fade, sizeof kept);
             for (int e = 0; e < D; e += TALL) {
@@ -116,6 +134,15 @@ inline void attention_many(const Step& step, const float* q, Cache keys, Cache v
         for (int lane = 0; lane < count; ++lane) {
             const float share = 1.0f / lanes.total[lane / LANES][lane % LANES];
             for (int e = 0; e < D; ++e) y[place(lane) + e] = out[e * PANEL + lane] * share;
+        }
+        for (int at = start; taken_out && at <= highest; ++at) {
+            rows_to<D>(values, cache + at, 1, v_block);
+            for (int lane = 0; lane < count; ++lane) {
+                const int position = step.pos[row_of(lane)];
+                if (at > position || (window > 0 && at <= position - window)) continue;
+                for (int e = 0; e < D; ++e)
+                    if (broken(v_block[e])) y[place(lane) + e] += v_block[e];
+            }
         }
     };
     for (Turns turns(step, tiles * heads.keys); turns.next();)

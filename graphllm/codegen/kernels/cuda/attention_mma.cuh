@@ -2,7 +2,9 @@
 // arXiv:2307.08691): a warp has 16 rows of queries, and scores never leave its registers.
 //
 // Queries and weights are two 16-bit terms each, so that only sums in f32 round. Keys are cut at multiples of KEYS_MMA,
-// whatever the rows, and what a row does not see adds nothing to it: its result does not depend on its neighbours.
+// whatever the rows, and what a row does not see adds nothing to it: its result does not depend on its neighbours. Their
+// values that are no numbers, which a weight of 0 would not keep off, are taken out of tiles that only some rows see whole
+// and added at the end to the rows that do see them.
 #pragma once
 
 #include "attention.cuh"
@@ -14,10 +16,20 @@ constexpr int KEYS_MMA = 32;      // in a tile
 constexpr int LIFT = 14;          // weights are multiplied with 2^LIFT: the small ones keep their bits in f16
 constexpr int TERMS_MMA = 2;
 
-// D is padded to whole panels of 32 elements. Bytes of queries, two tiles of keys, one of values, a factor for each row.
+// D is padded to whole panels of 32 elements. Bytes of queries, two tiles of keys, one of values, a factor for each row, and
+// a count.
 __device__ constexpr int attention_mma_bytes(int d, int warps) {
     return TERMS_MMA * 16 * warps * up(d, 32) * 2 + 2 * KEYS_MMA * up(d, 32) * 2 + KEYS_MMA * (up(d, 32) + 8) * 2 +
-           64 * warps;
+           64 * warps + 16;
+}
+
+// A word of two 16-bit floats without those that are NaN or infinite.
+template <class E>
+__device__ inline unsigned only_numbers(unsigned word) {
+    constexpr unsigned TOP = ranged(E{}) ? 0x7c00u : 0x7f80u;
+    if ((word & TOP) == TOP) word &= 0xffff0000u;
+    if ((word & TOP << 16) == TOP << 16) word &= 0xffffu;
+    return word;
 }
 
 // Lanes of a row of scores: the four with the same g.
@@ -60,6 +72,10 @@ __device__ inline void attention_mma(const Step& step, const float* q, const E* 
     unsigned short* key = query + TERMS_MMA * ROWS * PADDED;            // [2, PANELS, KEYS_MMA, 32]
     unsigned short* value = key + 2 * KEYS_MMA * PADDED;                // [KEYS_MMA, VALUE_ROW]
     float* back = reinterpret_cast<float*>(value + KEYS_MMA * VALUE_ROW);
+    unsigned* taken_out = reinterpret_cast<unsigned*>(back + ROWS);  // times that a value was
+    if (threadIdx.x == 0) *taken_out = 0;
+    // Whether some row that the block has room for does not see all of a tile.
+    const auto mixed = [=](int j0) { return j0 + KEYS_MMA > start + 1 || j0 < first_of(start + ROWS - 1); };
     const auto copy = [&](const E* from, int j0, auto place) {
 #pragma unroll
         for (int i = 0; i < COPIES; ++i) {
@@ -181,6 +197,17 @@ __device__ inline void attention_mma(const Step& step, const float* q, const E* 
 
         copies_wait<1>();
         sync_block();
+        if (mixed(j0)) {
+#pragma unroll 1
+            for (int i = threadIdx.x; i < KEYS_MMA * PADDED / 2; i += THREADS_MMA) {
+                unsigned* word = reinterpret_cast<unsigned*>(value + i / (PADDED / 2) * VALUE_ROW) + i % (PADDED / 2);
+                const unsigned held = *word, left = only_numbers<E>(held);
+                if (left == held) continue;
+                *word = left;
+                atomic_add(taken_out, 1);
+            }
+            sync_block();
+        }
         if (busy) {
 #pragma unroll
             for (int j = 0; j < KEYS_MMA / 8; j += 2) {  // 16 keys
@@ -230,6 +257,18 @@ __device__ inline void attention_mma(const Step& step, const float* q, const E* 
                 const int e = first + (2 * c + column) * each + i - first / 8;
                 if (e < D) to[e] = out[i][2 * side + column] / sum;
             }
+    }
+    if (*taken_out == 0) return;
+    sync_block();
+#pragma unroll 1
+    for (int i = threadIdx.x; i < rows * D; i += THREADS_MMA) {
+        const int p = start + i / D, e = i % D;
+        float& to = y[((long long)(t0 + i / D) * heads.queries + h) * D + e];
+#pragma unroll 1
+        for (int j = first_of(p); j <= p; ++j) {
+            const float v = mixed(j / KEYS_MMA * KEYS_MMA) ? to_float(values[(cache + j) * D + e]) : 0.0f;
+            if (v - v != 0.0f) to += v;
+        }
     }
 }
 

@@ -16,7 +16,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
-from numpy import add, copyto, divide, exp, matmul, maximum, multiply, subtract
+from numpy import add, copyto, divide, exp, isnan, matmul, maximum, multiply, subtract
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -62,8 +62,8 @@ def _ones(n: int) -> Array:
 
 @lru_cache(maxsize=8)
 def _above(n: int) -> Array:
-    """-inf [n,n] above the diagonal: a row does not see the rows after it."""
-    return np.triu(np.full((n, n), -np.inf, np.float32), 1)
+    """True [n,n] above the diagonal: a row does not see the rows after it."""
+    return np.triu(np.ones((n, n), np.bool_), 1)
 
 
 def _widen(cache: Cache, seen: tuple[int | slice, ...], out: Array) -> None:
@@ -113,6 +113,19 @@ def bind_row(
     return run
 
 
+def _keep_off(flat: Array, values: Array, own: int, window: int, out: Array) -> None:
+    """``flat`` [g*n,m] @ ``values`` [m,d] into ``out`` [g,n,d] where some values are no numbers.
+
+    A weight of 0 would not keep them off the rows that do not see them. Row i sees ``own + i`` and those before it, as
+    far as its window reaches.
+    """
+    n, broken = out.shape[1], ~np.isfinite(values)
+    matmul(flat, np.where(broken, np.float32(0), values), out=out.reshape(len(flat), -1))
+    for j in np.flatnonzero(broken.any(axis=1)):
+        first, end = max(0, j - own), max(0, min(n, j - own + window)) if window else n
+        out[:, first:end] += np.where(broken[j], values[j], np.float32(0))
+
+
 def bind_rows(
     q: Array, keys: Cache, values: Cache, out: Array, scratch: Array, scale: float, window: int
 ) -> Callable[[list[tuple[int, int, int]]], None]:
@@ -135,7 +148,7 @@ def bind_block(
 
     K and V of one head at a time are staged in f32, with zeros behind the live rows up to where a full chunk would end.
     So the shape of every product, and with it each row's rounding, depends on where the chunk starts and not on how
-    many of its rows are live.
+    many of its rows are live. What a row does not see does not reach it, be it NaN.
     """
     t, h, _ = q.shape
     _, k, s_max, _ = keys[0].shape
@@ -162,7 +175,7 @@ def bind_block(
                 matmul(scaled[: g * n], staged_k[lo - base : hi - base].T, out=flat)  # [g*n,d] @ [d,hi-lo]
                 s = flat.reshape(g, n, hi - lo)
                 own = start + r - lo  # column of the block's first row
-                add(s[:, :, own:], above[:n, : hi - lo - own], out=s[:, :, own:])
+                copyto(s[:, :, own:], -np.inf, where=above[:n, : hi - lo - own])
                 if window:
                     for i in range(n):
                         s[:, i, : max(0, own + i + 1 - window)] = -np.inf
@@ -171,8 +184,11 @@ def bind_block(
                 subtract(s, sums, out=s)
                 exp(s, out=s)
                 matmul(flat, ones[: hi - lo], out=total[: g * n])  # row sums, as a product: several times faster
-                matmul(flat, staged_v[lo - base : hi - base], out=product[: g * n])  # [g*n,hi-lo] @ [hi-lo,d]
+                seen_v = staged_v[lo - base : hi - base]
+                matmul(flat, seen_v, out=product[: g * n])  # [g*n,hi-lo] @ [hi-lo,d]
                 mixed = product[: g * n].reshape(g, n, -1)
+                if isnan(add.reduce(product[: g * n], axis=None)):
+                    _keep_off(flat, seen_v, own, window, mixed)
                 divide(mixed, sums, out=out[r : r + n, head * g : (head + 1) * g].swapaxes(0, 1))
         out[live:] = 0
 
