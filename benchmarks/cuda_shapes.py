@@ -21,7 +21,7 @@ from graphllm.ir.core import Module, Weight
 from graphllm.ir.types import TensorType
 from graphllm.passes.pipeline import lowering, portable
 from graphllm.passes.quantize_int8 import Quantization
-from graphllm.plan.launch import Kernel, Program
+from graphllm.plan.launch import Kernel, Launch, Program
 
 Stored = Literal["f32", "bf16", "int8"]
 LLAMA_8B = Shape("llama", 4096, 14336, 32, 32, 8, 128256, 8192, 1e-5, 5e5, False, 128000, 128001)
@@ -68,10 +68,14 @@ class Shared:
     kernel: Kernel
     users: list[tuple[CudaModel, str]]
 
-    def of(self, *prefixes: str, models: Iterable[CudaModel] | None = None) -> bool:
-        """Whether functions of these names launch it, of these models or of any."""
-        users = [u for u in self.users if models is None or any(u[0] is m for m in models)]
-        return any(name in model.kernels_of(*prefixes) for model, name in users)
+    def of(self, *prefixes: str) -> bool:
+        """Whether functions of these names launch it."""
+        return any(name in model.kernels_of(*prefixes) for model, name in self.users)
+
+    def launches(self) -> list[Launch]:
+        """Every launch of it, in every model."""
+        streams = [(stream, own) for model, own in self.users for stream in model.program.streams.values()]
+        return [x for stream, own in streams for x in (*stream.launches, *stream.choice) if x.kernel == own]
 
 
 def distinct_kernels(models: Iterable[CudaModel]) -> list[Shared]:

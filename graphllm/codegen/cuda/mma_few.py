@@ -7,7 +7,7 @@ from math import ceil
 from typing import Final
 
 from graphllm.codegen.cuda.mma import THREADS, WARPS, Stored, aligned
-from graphllm.codegen.cuda.operands import declare_source, declare_weights, grouped, lead_of, live_rows
+from graphllm.codegen.cuda.operands import declare_source, declare_weights, lead_of, live_rows
 from graphllm.codegen.cuda.part import Part
 from graphllm.codegen.cuda.target import ROOM, unit_of
 from graphllm.codegen.finish import Finish
@@ -21,8 +21,8 @@ def mma_few(p: Product, how: Stored, text: KernelText, rows: int) -> Part:
     """The launch of a product of 2 … 32 rows."""
     n = p.columns // p.pieces
     shape = _shape(p, how, unit_of(p, max(4, _preferred(p.columns, rows) // p.pieces)), rows)
-    kind, _ = declare_weights(p, text, fixed=grouped(p))
-    declare_source(p, text, fixed=grouped(p))
+    kind, _ = declare_weights(p, text)
+    declare_source(p, text)
     lead = lead_of(p, text)
     Finish(p, text, shape.unit).write()
     numbers = rows, shape.columns, shape.m, shape.split, shape.depth, shape.slab, how.terms

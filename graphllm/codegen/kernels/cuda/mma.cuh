@@ -200,6 +200,12 @@ __device__ inline int place_of(int i) {
     return i / (4 * PER) * (4 * PER) + i % PER / 8 * 32 + i / PER % 4 * 8 + i % 8;
 }
 
+// The largest magnitude so far, as bits: their order is that of magnitudes, and NaN is above them all.
+__device__ inline unsigned larger(unsigned most, float x) {
+    const unsigned size = as_bits(x) & 0x7fffffffu;
+    return most > size ? most : size;
+}
+
 // A power of two that brings numbers up to ``most`` below 2^15, for terms in f16.
 __device__ inline float headroom(float most) {
     const int exponent = int(as_bits(most) >> 23 & 255);
@@ -217,10 +223,10 @@ struct Factors {
     float times, back;
 };
 template <class E, class Lead>
-__device__ inline Factors factors_of(const Lead& lead, float squares, float most, int k) {
+__device__ inline Factors factors_of(const Lead& lead, float squares, unsigned most, int k) {
     const float r = Lead::NORM ? 1.0f / sqrtf(squares / float(k) + lead.eps) : 1.0f;
     if (!ranged(E{})) return {r, 1.0f};
-    const float up = headroom(most * r);
+    const float up = headroom(as_float(most) * r);
     return {r * up, 1.0f / up};
 }
 

@@ -23,10 +23,16 @@ struct MmaFew {
 template <class E, bool ALIGNED, class Source, class Lead>
 __device__ inline void measure_rows(const Source& source, const Lead& lead, int live, int k, float* times, float* back,
                                     float* room) {
+    if constexpr (!Lead::NORM && !ranged(E{})) {  // as they are
+        for (int t = threadIdx.x; t < live; t += THREADS) times[t] = back[t] = 1.0f;
+        sync_block();
+        return;
+    }
     constexpr int TOGETHER = 4;  // so that loads of one row do not wait for the sums of another
 #pragma unroll 1
     for (int t0 = 0; t0 < live; t0 += TOGETHER) {
-        float squares[TOGETHER] = {}, most[TOGETHER] = {};
+        float squares[TOGETHER] = {};
+        unsigned most[TOGETHER] = {};
 #pragma unroll 1
         for (int i = threadIdx.x * 8; i < k; i += THREADS * 8) {
             float gain[8];
@@ -39,27 +45,27 @@ __device__ inline void measure_rows(const Source& source, const Lead& lead, int 
 #pragma unroll
                 for (int e = 0; e < 8; ++e) {
                     squares[r] = fmaf(v[e], v[e], squares[r]);
-                    const float size = fabsf(Lead::NORM ? v[e] * gain[e] : v[e]);
-                    most[r] = most[r] > size || most[r] != most[r] ? most[r] : size;
+                    most[r] = larger(most[r], Lead::NORM ? v[e] * gain[e] : v[e]);
                 }
             }
         }
 #pragma unroll
         for (int r = 0; r < TOGETHER; ++r) {
-            const float sum = warp_sum(squares[r]), largest = warp_max(most[r]);
+            const float sum = warp_sum(squares[r]);
+            const unsigned largest = warp_max(most[r]);
             if (lane_index() != 0 || t0 + r >= live) continue;
             room[(t0 + r) * WARPS + warp_index()] = sum;
-            room[(live + t0 + r) * WARPS + warp_index()] = largest;
+            room[(live + t0 + r) * WARPS + warp_index()] = as_float(largest);
         }
     }
     sync_block();
 #pragma unroll 1
     for (int t = threadIdx.x; t < live; t += THREADS) {
-        float sum = 0, largest = 0;
+        float sum = 0;
+        unsigned largest = 0;
         for (int w = 0; w < WARPS; ++w) {
-            const float size = room[(live + t) * WARPS + w];
             sum += room[t * WARPS + w];
-            largest = largest > size || largest != largest ? largest : size;
+            largest = larger(largest, room[(live + t) * WARPS + w]);
         }
         const Factors f = factors_of<E>(lead, sum, largest, k);
         times[t] = f.times;
@@ -164,35 +170,36 @@ __device__ inline void mma_few(const Weights& weights, int n, const Live& live_r
                 for (int side = 0; side < 2; ++side) now[m][side] = held[d][m][side];
             if (round + 1 < rounds) fetch(d, round + 1);
             const int at = ((round % ROUNDS * SPLIT + part) * DEPTH + d) * STEP + 8 * c;
-            float group_sums[M][Shape::TILES][4] = {};
-            auto& into = choose<Op::GROUPED>(group_sums, sums);
+            unsigned w[Op::PER / 8][M][2][4];
 #pragma unroll
-            for (int h = 0; h < Op::PER / 8; ++h) {
-                unsigned w[M][2][4];
+            for (int h = 0; h < Op::PER / 8; ++h)
 #pragma unroll
                 for (int m = 0; m < M; ++m)
 #pragma unroll
-                    for (int side = 0; side < 2; ++side) Op::words(now[m][side], h, w[m][side]);
+                    for (int side = 0; side < 2; ++side) Op::words(now[m][side], h, w[h][m][side]);
+            // All of a tile before the next: so sums of one group are those of one tile, and registers suffice.
 #pragma unroll
-                for (int tile8 = 0; tile8 < Shape::TILES; ++tile8)
+            for (int tile8 = 0; tile8 < Shape::TILES; ++tile8) {
+                const int t = tile8 * 8 + g < T ? tile8 * 8 + g : T - 1;
+                float group_sums[M][4] = {};
+#pragma unroll
+                for (int h = 0; h < Op::PER / 8; ++h)
 #pragma unroll
                     for (int s = Shape::TERMS - 1; s >= 0; --s) {
-                        const int t = tile8 * 8 + g < T ? tile8 * 8 + g : T - 1;
                         const Chunk b = *reinterpret_cast<const Chunk*>(x + (s * T + t) * Shape::ROW + at + h * 32);
 #pragma unroll
                         for (int j = 0; j < 4; j += 2)
 #pragma unroll
-                            for (int m = 0; m < M; ++m) multiply_words<E>(into[m][tile8], w[m], b, j);
+                            for (int m = 0; m < M; ++m)
+                                multiply_words<E>(choose<Op::GROUPED>(group_sums[m], sums[m][tile8]), w[h][m], b, j);
                     }
-            }
-            if constexpr (Op::GROUPED) {
+                if constexpr (Op::GROUPED) {
 #pragma unroll
-                for (int m = 0; m < M; ++m)
-#pragma unroll
-                    for (int tile8 = 0; tile8 < Shape::TILES; ++tile8)
+                    for (int m = 0; m < M; ++m)
 #pragma unroll
                         for (int i = 0; i < 4; ++i)
-                            sums[m][tile8][i] = fmaf(group_sums[m][tile8][i], Op::scale(now[m][i / 2]), sums[m][tile8][i]);
+                            sums[m][tile8][i] = fmaf(group_sums[m][i], Op::scale(now[m][i / 2]), sums[m][tile8][i]);
+                }
             }
         }
     }

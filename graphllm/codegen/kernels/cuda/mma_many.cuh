@@ -38,27 +38,27 @@ __device__ inline void stage_terms(const S* from, const Lead& lead, int t, int k
     };
     Factors factors{1.0f, 1.0f};
     if (Lead::NORM || ranged(E{})) {
-        float squares = 0, most = 0;
+        float squares = 0;
+        unsigned most = 0;
 #pragma unroll 1
         for (int i = threadIdx.x * 8; i < k; i += THREADS * 8) {
             float v[8];
             load(i, v, squares);
 #pragma unroll
-            for (int e = 0; e < 8; ++e) {
-                const float size = fabsf(v[e]);
-                most = most > size || most != most ? most : size;
-            }
+            for (int e = 0; e < 8; ++e) most = larger(most, v[e]);
         }
-        const float sum = warp_sum(squares), largest = warp_max(most);
+        const float sum = warp_sum(squares);
+        const unsigned largest = warp_max(most);
         if (lane_index() == 0) {
             sums[warp_index()] = sum;
-            maxima[warp_index()] = largest;
+            maxima[warp_index()] = as_float(largest);
         }
         sync_block();
-        squares = most = 0;
+        squares = 0;
+        most = 0;
         for (int w = 0; w < WARPS; ++w) {
             squares += sums[w];
-            most = most > maxima[w] || most != most ? most : maxima[w];
+            most = larger(most, maxima[w]);
         }
         factors = factors_of<E>(lead, squares, most, k);
     }

@@ -67,6 +67,14 @@ __device__ inline float warp_max(float x) {
     return x;
 }
 
+__device__ inline unsigned warp_max(unsigned x) {
+    for (int step = WARP / 2; step > 0; step /= 2) {
+        const unsigned other = shuffle_xor(x, step);
+        x = x > other ? x : other;
+    }
+    return x;
+}
+
 // A row number within a table of n rows, whatever a damaged plan asks for.
 __device__ inline int clip(int row, int n) { return row < 0 ? 0 : row >= n ? n - 1 : row; }
 

@@ -61,9 +61,10 @@ __device__ inline void rmsnorm(const float* x, const float* gain, int n, float e
 __device__ inline void rotation(int position, const float* freqs, int pairs, float scale, float* turn) {
 #pragma unroll 1
     for (int i = team_index(); i < pairs; i += team_size()) {
-        const float angle = float(position) * freqs[i];
-        turn[2 * i] = scale * cosf(angle);
-        turn[2 * i + 1] = scale * sinf(angle);
+        float sine, cosine;
+        sincosf(float(position) * freqs[i], &sine, &cosine);
+        turn[2 * i] = scale * cosine;
+        turn[2 * i + 1] = scale * sine;
     }
     team_sync();
 }
