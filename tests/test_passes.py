@@ -144,8 +144,17 @@ def test_a_broken_pass_is_named() -> None:
         f = m.functions["f"]
         return Module(m.weights, m.states, {"f": type(f)(f.name, f.inputs, (), f.results)})
 
-    with pytest.raises(PassError, match="pass forget: left a broken module: func @f: return: %a is used"):
-        run_passes(module, [Pass("forget", forget)])
+    def forget_in_place(m: Module) -> Module:
+        m.functions["f"] = forget(m).functions["f"]  # type: ignore[index]
+        return m
+
+    nothing = Pass("nothing", lambda m: m)
+    told = "left a broken module: func @f: return: %a is used"
+    for step in (forget, forget_in_place):
+        with pytest.raises(PassError, match=f"pass forget: {told}"):
+            run_passes(parse_module(CHAIN), [nothing, Pass("forget", step)])
+    with pytest.raises(PassError, match=f"pass nothing: {told}"):
+        run_passes(forget(module), [nothing])
 
 
 def test_reports_and_dumps(tmp_path: Path) -> None:

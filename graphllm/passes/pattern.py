@@ -61,6 +61,8 @@ def _parse(tokens: list[str]) -> tuple[Pattern, list[str]]:
 
 def match(pattern: Pattern, root: Operation, producer: Callable[[Value], Operation | None]) -> Match | None:
     """Match ``pattern`` at ``root``. ``producer``: the operation behind a value, None where it must not be seen."""
+    if root.name != pattern.op:  # nearly always
+        return None
     values: dict[str, Value] = {}
     found: dict[str, list[Operation]] = {}
 
