@@ -1,7 +1,8 @@
-"""The command line as a user meets it: real processes, their output, their exit codes, their one-line complaints."""
+"""The command line for tests, in a process of its own or in ours: its output, exit code and one-line complaint."""
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from graphllm.cli import main
 from tests.checkpoint_writers import random_tensors, write_huggingface
 from tests.model_zoo import ZOO
 
@@ -31,6 +33,7 @@ def environment(base: Path) -> dict[str, str]:
 
 
 def graphllm(base: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "graphllm", *arguments],
         cwd=base,
@@ -41,6 +44,26 @@ def graphllm(base: Path, *arguments: str, stdin: bytes = b"") -> subprocess.Comp
         check=False,
     )
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def called(base: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    """A command in this process, which takes a tenth of the time: for what it says, not for what the shell hands it."""
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="\n") for _ in range(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(base)
+        for name, value in environment(base).items():
+            patch.setenv(name, value)
+        for name, stream in (("stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8")), ("stdout", out), ("stderr", err)):
+            patch.setattr(sys, name, stream)
+        try:
+            code = main(arguments)
+        except SystemExit as ended:  # argparse's own way out
+            code = int(str(ended.code))
+    texts: list[str] = []
+    for stream in (out, err):
+        stream.seek(0)
+        texts.append(stream.read())
+    return subprocess.CompletedProcess(arguments, code, *texts)
 
 
 def refused(done: subprocess.CompletedProcess[str], *words: str) -> None:

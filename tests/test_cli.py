@@ -14,7 +14,7 @@ import pytest
 
 from graphllm.plan.place import size_text
 from tests.checkpoint_writers import random_tensors, write_llama2c
-from tests.command_line import folder, graphllm, refused
+from tests.command_line import called, folder, graphllm, refused
 from tests.model_zoo import ZOO
 from tests.shared_data import shared
 
@@ -40,13 +40,13 @@ class TestFirstContact:
 
     @pytest.mark.parametrize("shell", ["bash", "zsh"])
     def test_completion_knows_commands_and_options(self, tmp_path: Path, shell: str) -> None:
-        script = graphllm(tmp_path, "completion", shell).stdout
+        script = called(tmp_path, "completion", shell).stdout
         assert "compile" in script
         assert "--temperature" in script
 
     def test_bash_completes(self, tmp_path: Path) -> None:
         script = tmp_path / "completion.bash"
-        script.write_text(graphllm(tmp_path, "completion", "bash").stdout)
+        script.write_text(called(tmp_path, "completion", "bash").stdout)
         code = f'source {script}; COMP_WORDS=(graphllm co); COMP_CWORD=1; _shtab_graphllm; echo "${{COMPREPLY[@]}}"'
         done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False)
         assert {"compile", "completion"} <= set(done.stdout.split()), done.stderr
@@ -54,7 +54,7 @@ class TestFirstContact:
     @pytest.mark.parametrize("command", ["compile", "run", "show"])
     def test_bash_completes_our_model(self, tmp_path: Path, command: str) -> None:
         script = tmp_path / "completion.bash"
-        script.write_text(graphllm(tmp_path, "completion", "bash").stdout)
+        script.write_text(called(tmp_path, "completion", "bash").stdout)
         (tmp_path / "demons.gllm").touch()
         words = f'COMP_WORDS=(graphllm {command} dem); COMP_CWORD=2; _shtab_graphllm; echo "${{COMPREPLY[@]}}"'
         done = subprocess.run(
@@ -73,13 +73,13 @@ class TestCompile:
         assert (folder / "again.gllm").read_bytes() == (folder / "plan.gllm").read_bytes()
 
     def test_dump_ir_writes_what_each_pass_changed(self, folder: Path) -> None:
-        done = graphllm(folder, "compile", "hf", "-o", "dumped.gllm", "-q", "--dump-ir", "ir")
+        done = called(folder, "compile", "hf", "-o", "dumped.gllm", "-q", "--dump-ir", "ir")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         names = sorted(p.name for p in (folder / "ir").iterdir())
         assert names[0] == "00-traced.ir"
         assert {"01-interleave-rope.ir", "02-merge-linears.ir"} <= set(names)
         # each is text that opt takes back
-        again = graphllm(folder, "opt", f"ir/{names[-1]}")
+        again = called(folder, "opt", f"ir/{names[-1]}")
         assert again.stdout == (folder / "ir" / names[-1]).read_text()
 
     @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ class TestCompile:
         ],
     )
     def test_a_mistake_is_one_line(self, folder: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
-        refused(graphllm(folder, "compile", *arguments), *words)
+        refused(called(folder, "compile", *arguments), *words)
         assert not (folder / "x.gllm").exists()
 
     @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ class TestCompile:
         ],
     )
     def test_options_argparse_refuses(self, folder: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
-        refused(graphllm(folder, *arguments), *words)
+        refused(called(folder, *arguments), *words)
 
 
 class TestRun:
@@ -133,34 +133,34 @@ class TestRun:
         assert "0 plans" in graphllm(folder, "cache").stdout
 
     def test_a_cache_with_other_things_in_it(self, folder: Path) -> None:
-        graphllm(folder, "run", "hf", "--ids", "1", "-n", "1")
+        called(folder, "run", "hf", "--ids", "1", "-n", "1")
         (folder / "cache" / "gone.gllm").symlink_to("nowhere")
         (folder / "cache" / "text.gllm").write_text("no plan")
-        listed = graphllm(folder, "cache")
+        listed = called(folder, "cache")
         assert (listed.returncode, listed.stderr) == (0, "")
         assert "3 plans" in listed.stdout
         assert listed.stdout.count("damaged; it will be made again") == 2
-        assert graphllm(folder, "cache", "--clear").returncode == 0
+        assert called(folder, "cache", "--clear").returncode == 0
         assert not list((folder / "cache").iterdir())
 
     def test_stats_go_to_stderr(self, folder: Path) -> None:
-        done = graphllm(folder, "run", "plan.gllm", "--ids", "1 2 3", "-n", "8", "--ignore-eos", "--stats")
+        done = called(folder, "run", "plan.gllm", "--ids", "1 2 3", "-n", "8", "--ignore-eos", "--stats")
         assert len(done.stdout.split()) == 8
         assert "tok/s" in done.stderr
         assert "arena" in done.stderr
         assert "seed" not in done.stderr  # greedy takes no random number
-        sampled = graphllm(folder, "run", "plan.gllm", "--ids", "1", "-n", "1", "--stats", "-t", "1", "--seed", "7")
+        sampled = called(folder, "run", "plan.gllm", "--ids", "1", "-n", "1", "--stats", "-t", "1", "--seed", "7")
         assert "seed 7 " in sampled.stderr
 
     def test_a_seed_repeats(self, folder: Path) -> None:
         sampled = [
-            graphllm(folder, "run", "plan.gllm", "--ids", "1 2", "-n", "16", "-t", "1.5", "--seed", seed).stdout
+            called(folder, "run", "plan.gllm", "--ids", "1 2", "-n", "16", "-t", "1.5", "--seed", seed).stdout
             for seed in ("5", "5", "6")
         ]
         assert sampled[0] == sampled[1] != sampled[2]
 
     def test_another_context_is_lowered_again_and_says_so(self, folder: Path) -> None:
-        done = graphllm(folder, "run", "plan.gllm", "--ids", "1 2 3", "-n", "30", "--context", "9", "--ignore-eos")
+        done = called(folder, "run", "plan.gllm", "--ids", "1 2 3", "-n", "30", "--context", "9", "--ignore-eos")
         assert len(done.stdout.split()) == 7  # six positions are left, and the last token needs none
         assert "lowered again" in done.stderr
         assert "context of 9 positions is full" in done.stderr
@@ -193,7 +193,7 @@ class TestRun:
         ],
     )
     def test_a_mistake_is_one_line(self, folder: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
-        done = graphllm(folder, "run", *arguments)
+        done = called(folder, "run", *arguments)
         lines = [line for line in done.stderr.splitlines() if "lowered again" not in line]
         refused(subprocess.CompletedProcess([], done.returncode, done.stdout, "\n".join(lines) + "\n"), *words)
 

@@ -18,11 +18,11 @@ from graphllm.ir.parser import parse_module
 from graphllm.passes.manager import run_passes
 from graphllm.passes.pipeline import lowering
 from graphllm.runtime.cpu_device import CpuDevice
-from tests.cpu_models import cpu_device, quick_builds
+from tests.cpu_models import cpu_device, faster_builds, quick_builds
 from tests.kernel_checks import own_states
 from tests.lone_kernels import caches, close
 
-__all__ = ["quick_builds"]
+__all__ = ["faster_builds", "quick_builds"]
 pytestmark = pytest.mark.usefixtures("quick_builds")
 Array = NDArray[Any]
 CONTEXT = 3 * CHUNK + 50
@@ -118,6 +118,7 @@ def compare_step(
 KINDS = ("f32", "f16", "i8")
 
 
+@pytest.mark.usefixtures("faster_builds")
 @pytest.mark.parametrize("kv", KINDS)
 def test_long_caches(kv: str) -> None:
     compare([(shape, kv, window) for shape in SHAPES for window in (0, 300)])
