@@ -22,7 +22,7 @@ from tests.fake_gpu import FakeDriver, PyKernel
 LAUNCH_FAILED, OUT_OF_MEMORY, NO_DEVICE, NOT_READY = 719, 2, 100, 600
 QUIET = {"cuCtxSetCurrent", "cuGetErrorName", "cuGetErrorString", "cuDriverGetVersion", "cuInit", "cuDeviceGet"}
 QUIET |= {"cuDeviceGetName", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease"}
-QUIET |= {"cuDevicePrimaryCtxReset"}  # of these none asks for a context
+QUIET |= {"cuDevicePrimaryCtxReset", "cuDeviceGetCount"}  # of these none asks for a context
 
 
 class FakeCuda:
@@ -40,6 +40,7 @@ class FakeCuda:
         self.calls: list[str] = []
         self.held: dict[str, set[int]] = {k: set() for k in ("memory", "locked", "events", "graphs", "modules")}
         self.retained = self.resets = 0
+        self.others: dict[int, tuple[int, int]] = {}  # capabilities of further GPUs, by their numbers
         self.programmatic = True  # whether captures keep what launches ask for
         self.busy = 0  # how often a question is answered with "not yet"
         self._locked: dict[int, int] = {}
@@ -82,11 +83,15 @@ class FakeCuda:
         self.ordinal = ordinal
         return (ordinal,)
 
+    def _cuDeviceGetCount(self) -> tuple[Any, ...]:
+        return (1 + len(self.others),)
+
     def _cuDeviceGetName(self, size: int, device: int) -> tuple[Any, ...]:
         return (b"NVIDIA Fake 100\0\0\0",)
 
     def _cuDeviceGetAttribute(self, what: Any, device: int) -> tuple[Any, ...]:
-        known = {"COMPUTE_CAPABILITY_MAJOR": self.capability[0], "COMPUTE_CAPABILITY_MINOR": self.capability[1]}
+        major, minor = self.others.get(device, self.capability)
+        known = {"COMPUTE_CAPABILITY_MAJOR": major, "COMPUTE_CAPABILITY_MINOR": minor}
         known["MULTIPROCESSOR_COUNT"] = 132
         return (known[what.name.removeprefix("CU_DEVICE_ATTRIBUTE_")],)
 

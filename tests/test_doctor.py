@@ -14,9 +14,11 @@ from graphllm.compiler.native.toolchain import compiler_command
 from graphllm.measure import bandwidth
 from graphllm.measure.bandwidth import read_bandwidth
 from graphllm.measure.doctor.cpu_backend import cpu_backend
+from graphllm.measure.doctor.cuda_backend import gpus
 from graphllm.measure.doctor.examine import SECTIONS
 from graphllm.measure.doctor.finding import Finding, Section, findings_text
 from graphllm.measure.doctor.storage import storage
+from tests.fake_bindings import NO_DEVICE, FakeCuda
 
 SMALL = 4 << 20
 
@@ -76,6 +78,31 @@ def test_a_compiler_that_fails_is_broken(
     assert "no headers" in found["native code"].value
     assert main(["doctor"]) == 1
     assert "1 broken" in capsys.readouterr().out
+
+
+def test_every_gpu_is_listed_and_one_that_cannot_be_used_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda(capability=(9, 0))
+    cuda.others = {1: (7, 0), 2: (8, 6)}
+    monkeypatch.setattr("graphllm.runtime.cuda.calls._bindings", lambda: cuda)
+    found = by_name(gpus())
+    assert list(found) == ["cuda:0", "cuda:1", "cuda:2"]
+    said = "NVIDIA Fake 100, compute capability {}, CUDA 13.0, kernels for {}, 1.07 GB of 2.15 GB free"
+    assert found["cuda:0"] == Finding("cuda:0", said.format("9.0", "sm_90"))
+    assert found["cuda:2"] == Finding("cuda:2", said.format("8.6", "sm_86"))
+    assert (found["cuda:1"].state, cuda.retained) == ("broken", 0)
+    assert found["cuda:1"].value.startswith("GPU of compute capability 7.0: not supported; kernels are made for sm_75")
+
+
+def test_why_there_is_no_gpu_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    monkeypatch.setattr("graphllm.runtime.cuda.calls._bindings", lambda: cuda)
+    cuda.fail["cuInit"] = NO_DEVICE
+    (one,) = gpus()
+    assert (one.what, one.state) == ("GPUs", "broken")
+    assert "no GPU is visible" in one.value
+    cuda.version = 12080
+    (one,) = gpus()
+    assert one.value == "cuda: the driver is for CUDA 12.8; expected 13.0 or later: install driver 580 or later"
 
 
 def test_a_cache_for_others_to_write_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

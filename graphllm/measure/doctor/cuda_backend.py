@@ -11,7 +11,6 @@ from graphllm.measure.doctor.finding import Finding
 from graphllm.measure.doctor.machine import installed
 from graphllm.view.units import bytes_text
 
-_MOST_GPUS: Final = 16
 _PIP: Final = "pip install 'graphllm[cuda]'"
 
 
@@ -22,28 +21,34 @@ def cuda_backend() -> list[Finding]:
         found = next((f"{name} {v}" for name in names if (v := installed(name))), "")
         out.append(Finding(what, found) if found else Finding(what, f"no {names[0]}", "absent", _PIP))
     out.append(_driver())
-    return [*out, *_gpus()] if out[-1].state == "ok" else out
+    return [*out, *gpus()] if out[-1].state == "ok" else out
 
 
-def _gpus() -> list[Finding]:
-    """Every GPU that this process sees, and what it has free."""
+def gpus() -> list[Finding]:
+    """Every GPU that this process sees, and what it has free; one that cannot be used does not hide the others."""
+    from graphllm.runtime.cuda.calls import driver_calls
+
+    try:
+        count = int(driver_calls()("cuDeviceGetCount"))
+    except DeviceError as error:
+        return [Finding("GPUs", str(error), "broken")]
+    return [_gpu(number) for number in range(count)]
+
+
+def _gpu(number: int) -> Finding:
     from graphllm.runtime.cuda.calls import driver_calls
     from graphllm.runtime.cuda.gpu import Gpu
 
-    out: list[Finding] = []
+    what = f"cuda:{number}"
     try:
-        for number in range(_MOST_GPUS):
-            gpu = Gpu(driver_calls(), number)
-            try:
-                out.append(
-                    Finding(f"cuda:{number}", f"{gpu.what}, kernels for {gpu.arch}, {bytes_text(gpu.room())} free")
-                )
-            finally:
-                gpu.close()
+        gpu = Gpu(driver_calls(), number)
+        try:
+            memory = f"{bytes_text(gpu.room())} of {bytes_text(gpu.memory)}"
+            return Finding(what, f"{gpu.what}, kernels for {gpu.arch}, {memory} free")
+        finally:
+            gpu.close()
     except DeviceError as error:
-        if not out:
-            out.append(Finding("cuda:0", str(error), "broken"))
-    return out
+        return Finding(what, str(error), "broken")
 
 
 def _driver() -> Finding:

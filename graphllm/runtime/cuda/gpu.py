@@ -90,6 +90,13 @@ class Gpu:
         free, _ = self._calls("cuMemGetInfo")
         return int(free)
 
+    @property
+    def memory(self) -> int:
+        """Bytes that it has in all."""
+        self._enter()
+        _, size = self._calls("cuMemGetInfo")
+        return int(size)
+
     def allocate(self, size: int) -> Address:
         self._enter()
         try:
