@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 PROMPT = range(1, 9)  # in the cache before decoding
@@ -96,7 +96,7 @@ class CTranslate2:
 
 
 class StreamingRead:
-    """Reads of one buffer, far larger than any cache, by one thread."""
+    """Reads of one buffer, far larger than any cache, by one thread, in the order that is faster on this machine."""
 
     BYTES = 2 << 30
 
@@ -105,16 +105,21 @@ class StreamingRead:
         self.lib = ctypes.CDLL(path)
         self.lib.make_buffer.restype = ctypes.c_void_p
         self.lib.make_buffer.argtypes = [ctypes.c_size_t]
-        self.lib.read_once.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        self.orders = (self.lib.read_in_order, self.lib.read_in_rows)
+        for read in self.orders:
+            read.argtypes, read.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_uint64
         self.buffer = self.lib.make_buffer(self.BYTES)
         if not self.buffer:
             raise MemoryError("no 2 GiB for the streaming read")
 
     def read(self, times: int) -> float:
-        start = time.perf_counter()
-        for _ in range(times):
-            self.lib.read_once(self.buffer, self.BYTES)
-        return times * self.BYTES / (time.perf_counter() - start)
+        def rate(order: Callable[[int, int], int]) -> float:
+            start = time.perf_counter()
+            for _ in range(times):
+                order(self.buffer, self.BYTES)
+            return times * self.BYTES / (time.perf_counter() - start)
+
+        return max(map(rate, self.orders))
 
 
 ENGINES: dict[str, Any] = {

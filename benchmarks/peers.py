@@ -40,7 +40,7 @@ HERE = Path(__file__).parent
 Measure = Literal["decode", "prefill", "share", "generate"]
 # tokens in one turn, long enough for a clock of milliseconds
 TOKENS: dict[str, int] = {"decode": 32, "prefill": 512, "share": 32, "generate": 512}
-READS = 2  # of 2 GiB in one turn
+READS = 2  # of 2 GiB in one turn, in either order
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,7 +123,7 @@ def test_one_tensor_at_a_time_and_progress(tmp_path: Path, monkeypatch: pytest.M
         return str(blake3(content).hexdigest())
 
     monkeypatch.setattr(container_module, "_blake3", slowly)
-    size, count = 4 << 20, 12
+    size, count = 16 << 20, 8
     specs = [TensorSpec(f"t{i}", "u8", (size,)) for i in range(count)]
     seen: list[tuple[int, int]] = []
     tracemalloc.start()

@@ -91,6 +91,26 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert container.array("w").tobytes() == array.tobytes()
 
 
+def test_writes_are_whole_large_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    really_write, large, starts = os.write, 2 << 20, list[int]()
+
+    def write(fd: int, data: Any) -> int:
+        starts.append(os.lseek(fd, 0, os.SEEK_CUR))
+        return really_write(fd, data)
+
+    monkeypatch.setattr(os, "write", write)
+    rng = np.random.default_rng()
+    sizes = [*rng.integers(1, 5 << 20, 8), large, 2 * large, 1, 3 * large - 1]
+    parts = [rng.integers(0, 256, size, np.uint8).tobytes() for size in sizes]
+    with atomic_file.replacing(tmp_path / "a.gllm", sum(map(len, parts))) as file:
+        for part in parts:
+            file.write(part)
+        file.rewrite_start(b"x" * 100)
+    assert (tmp_path / "a.gllm").read_bytes() == b"x" * 100 + b"".join(parts)[100:]
+    assert len(starts) > 5
+    assert all(start % large == 0 for start in starts)
+
+
 def test_too_little_space_is_known_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 10**12 - 10**6, 10**6))

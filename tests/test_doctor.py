@@ -136,14 +136,15 @@ def test_the_native_reader_reads_every_word(threads: int) -> None:
     import ctypes
 
     library = ctypes.CDLL(str(bandwidth.reader_library()))
-    library.read_once.argtypes, library.read_once.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_uint64
     room = np.zeros((1 << 15) + 64, np.uint8)
     start = -room.ctypes.data % 64
     words = room[start : start + (1 << 15)].view(np.uint64)
     rng = np.random.default_rng(threads)
     words[:] = rng.integers(0, 1 << 63, len(words), dtype=np.uint64)
     expected = int(np.bitwise_xor.reduce(words))
-    assert library.read_once(words.ctypes.data, words.nbytes) == expected
+    for read in (library.read_in_order, library.read_in_rows):
+        read.argtypes, read.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_uint64
+        assert read(words.ctypes.data, words.nbytes) == expected
     found = read_bandwidth(threads, buffer=SMALL, rounds=2)
     assert (found.threads, found.buffer, found.how) == (threads, SMALL, "native")
     assert found.bytes_per_second > 0

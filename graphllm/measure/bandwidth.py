@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Final
@@ -63,7 +64,8 @@ def read_bandwidth(threads: int = 0, *, buffer: int = 0, rounds: int = _ROUNDS) 
     with _native_buffer(library, size) as start:
         if start is None:
             return _numpy(threads, size, rounds)
-        seconds = _fastest(lambda first, n: library.read_once(start + first, n), threads, size, rounds)
+        orders = [partial(_read, read, start) for read in (library.read_in_order, library.read_in_rows)]
+        seconds = min(_fastest(read, threads, size, rounds) for read in orders)
     return Bandwidth(size / seconds, "native", threads, size)
 
 
@@ -86,9 +88,13 @@ def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(reader_library()))
     library.make_buffer.argtypes, library.make_buffer.restype = [ctypes.c_size_t], ctypes.c_void_p
     library.free_buffer.argtypes, library.free_buffer.restype = [ctypes.c_void_p], None
-    library.read_once.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-    library.read_once.restype = ctypes.c_uint64
+    for read in (library.read_in_order, library.read_in_rows):
+        read.argtypes, read.restype = [ctypes.c_void_p, ctypes.c_size_t], ctypes.c_uint64
     return library
+
+
+def _read(read: Callable[[int, int], int], start: int, first: int, count: int) -> int:
+    return read(start + first, count)
 
 
 @contextmanager

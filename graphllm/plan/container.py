@@ -13,6 +13,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,7 @@ class Container:
             raw = first + _read(fd, header_length(first, size, where))
             header = parse_header(raw, size, where)
             mapped = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+            _ask_for_large_pages(mapped)
         except (OSError, ValueError) as error:
             # ValueError: the file shrank between the two looks at its size.
             raise PlanError(f"{where}: cannot be read; {refusal(error)}") from None
@@ -173,6 +175,14 @@ class Container:
                     f"{shown(self.path)}: tensor {name!r} is damaged; expected blake3 {self._digests[name][:12]}, "
                     f"got {got[:12]}; copy or compile the file again"
                 )
+
+
+def _ask_for_large_pages(mapped: mmap.mmap) -> None:
+    # Reading weights is what a decoder's time goes to, and through small pages memory is slower. Only a wish: of what a
+    # file's pages may be, the file system decides.
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):
+            mapped.madvise(mmap.MADV_HUGEPAGE)
 
 
 def _content(array: NDArray[Any], spec: TensorSpec, where: str) -> memoryview:

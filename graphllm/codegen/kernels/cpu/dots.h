@@ -3,9 +3,10 @@
 // has at most 65,536 elements.
 //
 //   Digit, BITS             how a digit is stored, what it counts in
-//   Sum, Total              partial sums of integers, the same as floats
-//   OFFSET                  sums start at -128 times the sum of the digits
-//   add<T, D>(w, x, row, digit, n, sums)   sums[t*D + d] += n elements of w . digit d of row t
+//   Total                   partial sums as floats
+//   OFFSET                  sums of a stretch begin with start(total of the activations in it)
+//   dots<N, T, D>(w, x, rows, starts, n, sums)   sums[t] = n elements of w . row t, in units of its last digit; N is n where
+//                           that is known to the compiler, else 0
 #pragma once
 
 #include "weights.h"
@@ -15,41 +16,64 @@ namespace graphllm {
 typedef float NarrowF __attribute__((vector_size(32)));
 typedef float QuarterF __attribute__((vector_size(16)));
 
+constexpr int STRETCH = 64;  // elements whose sums have a start in common
+
+// How far apart staged rows and their digits lie, in digits, and what rows begin with, in int32s.
+struct Staged {
+    long row, digit, start;
+};
+
+// Sums of each digit as one.
+template <int D, int BITS, class Total, class Sum, class Floats>
+inline Total joined(const Sum* digits, Floats floats) {
+    Total sum = floats(digits[0]);
+    for (int d = 1; d < D; ++d) sum = sum * float(1 << BITS) + floats(digits[d]);
+    return sum;
+}
+
 inline float sum(NarrowF x) { return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7])); }
 inline float sum(QuarterF x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 
 #if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
 
-// The instruction takes weights for unsigned: they are read as w + 128.
+// The instruction takes weights for unsigned: they are read as w + 128. A lane adds four products of a stretch, so that its
+// sum over all digits fits 32 bits, and so do its share of what the 128 has added and both together.
 struct Bytes {
     typedef int8_t Digit;
-    typedef __m512i Sum;
     typedef VF Total;
     static constexpr int BITS = 7;
     static constexpr bool OFFSET = true;
-    static Sum none() { return _mm512_setzero_si512(); }
+    static int32_t start(int32_t total) { return -128 / LANES * total; }
 
-    template <int T, int D>
-    static void add(const int8_t* w, const int8_t* x, long row, long digit, int n, Sum (&sums)[T * D]) {
-        const __m512i flip = _mm512_set1_epi8(-128);
-        int i = 0;
-        for (; i + 64 <= n; i += 64) {
-            __builtin_prefetch(w + i + AHEAD);
-            const __m512i a = _mm512_xor_si512(_mm512_loadu_si512(w + i), flip);
-            for (int j = 0; j < T * D; ++j)
-                sums[j] = _mm512_dpbusd_epi32(sums[j], a, _mm512_loadu_si512(x + j / D * row + j % D * digit + i));
-        }
-        if (i < n) {
-            const __mmask64 some = ~0ull >> (64 - (n - i));
-            const __m512i a = _mm512_xor_si512(_mm512_maskz_loadu_epi8(some, w + i), flip);
-            for (int j = 0; j < T * D; ++j) {
-                const int8_t* at = x + j / D * row + j % D * digit + i;
-                sums[j] = _mm512_dpbusd_epi32(sums[j], a, _mm512_maskz_loadu_epi8(some, at));
-            }
+    template <int N, int T, int D>
+    GRAPHLLM_INLINE static void dots(const int8_t* w, const int8_t* x, const Staged& rows, const int32_t* starts, int n,
+                                     VF (&sums)[T]) {
+        stretch<T, D>(w, x, rows, starts, N && N < STRETCH ? N : n < STRETCH ? n : STRETCH, sums);
+        VF more[T];
+        for (int i = STRETCH; i < (N ? N : n); i += STRETCH) {
+            stretch<T, D>(w + i, x + i, rows, ++starts, n - i < STRETCH ? n - i : STRETCH, more);
+            for (int t = 0; t < T; ++t) sums[t] += more[t];
         }
     }
-    static Sum from(int32_t start) { return _mm512_zextsi128_si512(_mm_cvtsi32_si128(start)); }
-    static VF floats(Sum s) { return VF{{NF(_mm512_cvtepi32_ps(s))}}; }
+
+  private:
+    template <int T, int D>
+    GRAPHLLM_INLINE static void stretch(const int8_t* w, const int8_t* x, const Staged& rows, const int32_t* starts, int n,
+                                        VF (&sums)[T]) {
+        if (D > 1) ahead(w, LATER);  // one digit is done so soon that the machine's own prefetcher keeps pace
+        const auto load = [n](const int8_t* at) {
+            return n < STRETCH ? _mm512_maskz_loadu_epi8(~0ull >> (STRETCH - n), at) : _mm512_loadu_si512(at);
+        };
+        const __m512i a = _mm512_xor_si512(load(w), _mm512_set1_epi8(-128));
+        for (int t = 0; t < T; ++t) {
+            __m512i sum = _mm512_setzero_si512();
+            for (int d = 0; d < D; ++d) {
+                if (d > 0) sum = _mm512_slli_epi32(sum, BITS);
+                sum = _mm512_dpbusd_epi32(sum, a, load(x + t * rows.row + d * rows.digit));
+            }
+            sums[t] = to<VF>(VI{{NI(sum)}} + starts[t * rows.start]);
+        }
+    }
 };
 typedef Bytes Fine;
 
@@ -59,20 +83,20 @@ typedef Bytes Fine;
 template <class Kind, class D_, int WIDTH>
 struct Eight {
     typedef D_ Digit;
-    typedef __m256i Sum;
     typedef NarrowF Total;
     static constexpr bool OFFSET = false;
-    static Sum none() { return _mm256_setzero_si256(); }
 
-    template <int T, int D>
-    static void add(const int8_t* w, const Digit* x, long row, long digit, int n, Sum (&sums)[T * D]) {
+    template <int N, int T, int D>
+    GRAPHLLM_INLINE static void dots(const int8_t* w, const Digit* x, const Staged& rows, const int32_t*, int n,
+                                     NarrowF (&sums)[T]) {
+        __m256i digits[T * D] = {};
+        const auto at = [&](int j) { return x + j / D * rows.row + j % D * rows.digit; };
         int i = 0;
         for (; i + 64 <= n; i += 64) {
-            __builtin_prefetch(w + i + AHEAD);
+            ahead(w + i, LATER);
             const auto step = [&](int m) {
                 const __m256i a = Kind::weights(w + m);
-                for (int j = 0; j < T * D; ++j)
-                    sums[j] = Kind::step(sums[j], a, read<__m256i>(x + j / D * row + j % D * digit + m));
+                for (int j = 0; j < T * D; ++j) digits[j] = Kind::step(digits[j], a, read<__m256i>(at(j) + m));
             };
             if constexpr (T * D <= 2) {
 #pragma GCC unroll 4  // one row: the counting would cost as much as the products
@@ -89,20 +113,20 @@ struct Eight {
             std::memcpy(some, w + i, left);
             const __m256i a = Kind::weights(some);
             for (int j = 0; j < T * D; ++j) {
-                std::memcpy(others, x + j / D * row + j % D * digit + i, left * sizeof(Digit));
-                sums[j] = Kind::step(sums[j], a, read<__m256i>(others));
+                std::memcpy(others, at(j) + i, left * sizeof(Digit));
+                digits[j] = Kind::step(digits[j], a, read<__m256i>(others));
             }
         }
+        const auto floats = [](__m256i s) { return NarrowF(_mm256_cvtepi32_ps(s)); };
+        for (int t = 0; t < T; ++t) sums[t] = joined<D, Kind::BITS, NarrowF>(digits + t * D, floats);
     }
-    static Sum from(int32_t start) { return _mm256_setr_epi32(start, 0, 0, 0, 0, 0, 0, 0); }
-    static NarrowF floats(Sum s) { return NarrowF(_mm256_cvtepi32_ps(s)); }
 };
 
 // The instructions take one side for unsigned: the weight's sign goes to the activation.
 struct Bytes : Eight<Bytes, int8_t, 32> {
     static constexpr int BITS = 7;
     static __m256i weights(const int8_t* w) { return read<__m256i>(w); }
-    static Sum step(Sum sum, __m256i w, __m256i x) {
+    static __m256i step(__m256i sum, __m256i w, __m256i x) {
         const __m256i a = _mm256_abs_epi8(w), b = _mm256_sign_epi8(x, w);
 #if defined(__AVXVNNI__)
         return _mm256_dpbusd_avx_epi32(sum, a, b);
@@ -115,7 +139,7 @@ struct Bytes : Eight<Bytes, int8_t, 32> {
 struct Words : Eight<Words, int16_t, 16> {
     static constexpr int BITS = 11;
     static __m256i weights(const int8_t* w) { return _mm256_cvtepi8_epi16(read<__m128i>(w)); }
-    static Sum step(Sum sum, __m256i w, __m256i x) {
+    static __m256i step(__m256i sum, __m256i w, __m256i x) {
 #if defined(__AVXVNNI__)
         return _mm256_dpwssd_avx_epi32(sum, w, x);
 #else
@@ -129,34 +153,34 @@ typedef Words Fine;
 
 struct Bytes {
     typedef int8_t Digit;
-    typedef int32x4_t Sum;
     typedef QuarterF Total;
     static constexpr int BITS = 7;
     static constexpr bool OFFSET = false;
-    static Sum none() { return vdupq_n_s32(0); }
 
-    template <int T, int D>
-    static void add(const int8_t* w, const int8_t* x, long row, long digit, int n, Sum (&sums)[T * D]) {
+    template <int N, int T, int D>
+    GRAPHLLM_INLINE static void dots(const int8_t* w, const int8_t* x, const Staged& rows, const int32_t*, int n,
+                                     QuarterF (&sums)[T]) {
+        int32x4_t digits[T * D];
+        for (int32x4_t& d : digits) d = vdupq_n_s32(0);
+        const auto at = [&](int j) { return x + j / D * rows.row + j % D * rows.digit; };
         int i = 0;
         for (; i + 16 <= n; i += 16) {
-            __builtin_prefetch(w + i + AHEAD);
+            ahead(w + i, LATER);
             const int8x16_t a = vld1q_s8(w + i);
-            for (int j = 0; j < T * D; ++j)
-                sums[j] = vdotq_s32(sums[j], a, vld1q_s8(x + j / D * row + j % D * digit + i));
+            for (int j = 0; j < T * D; ++j) digits[j] = vdotq_s32(digits[j], a, vld1q_s8(at(j) + i));
         }
         if (i < n) {
             const int8x16_t a = part(w + i, n - i);
-            for (int j = 0; j < T * D; ++j)
-                sums[j] = vdotq_s32(sums[j], a, part(x + j / D * row + j % D * digit + i, n - i));
+            for (int j = 0; j < T * D; ++j) digits[j] = vdotq_s32(digits[j], a, part(at(j) + i, n - i));
         }
+        const auto floats = [](int32x4_t s) { return bits_as<QuarterF>(vcvtq_f32_s32(s)); };
+        for (int t = 0; t < T; ++t) sums[t] = joined<D, BITS, QuarterF>(digits + t * D, floats);
     }
     static int8x16_t part(const int8_t* x, int n) {
         int8_t room[16] = {};
         std::memcpy(room, x, n);
         return vld1q_s8(room);
     }
-    static Sum from(int32_t start) { return vsetq_lane_s32(start, none(), 0); }
-    static QuarterF floats(Sum s) { return bits_as<QuarterF>(vcvtq_f32_s32(s)); }
 };
 typedef Bytes Fine;
 

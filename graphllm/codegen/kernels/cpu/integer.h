@@ -71,17 +71,21 @@ struct Integer {
     static constexpr int room(int k, int group) {  // for the digits of a row
         return DIGITS * up(group < k ? groups(k, group) * group : k, 64);
     }
+    static constexpr int stretches(int k, int group) {  // of a group
+        return ((group < k ? group : k) + STRETCH - 1) / STRETCH;
+    }
     static constexpr long row_bytes(int k, int group) {
-        return long(sizeof(Digit)) * room(k, group) + 4L * (1 + DIGITS * Dots::OFFSET) * up(groups(k, group), LANES);
+        const int starts = Dots::OFFSET ? groups(k, group) * stretches(k, group) : 0;
+        return long(sizeof(Digit)) * room(k, group) + 4L * (up(groups(k, group), LANES) + up(starts, LANES));
     }
     long row() const { return row_bytes(k, group); }
 
-    // A staged row: digits, those of a group side by side; the scale of each group; and for each digit what each group's
-    // sum starts with.
+    // A staged row: digits, those of a group side by side; the scale of each group; and what the sums of each stretch start
+    // with, where they start with something.
     static Digit* digits(const unsigned char* row) { return reinterpret_cast<Digit*>(const_cast<unsigned char*>(row)); }
     float* scales(const unsigned char* row) const { return reinterpret_cast<float*>(digits(row) + room(k, group)); }
-    int32_t* starts(const unsigned char* row, int d) const {
-        return reinterpret_cast<int32_t*>(scales(row)) + (1 + d) * up(groups(k, group), LANES);
+    int32_t* starts(const unsigned char* row) const {
+        return reinterpret_cast<int32_t*>(scales(row) + up(groups(k, group), LANES));
     }
 
     void stage(const float* x, unsigned char* to) const {
@@ -90,17 +94,27 @@ struct Integer {
             Digit* at = digits(to) + DIGITS * first;
             const int apart = group < k ? group : k;
             scales(to)[g] = round_group<DIGITS, Dots::BITS>(x + first, n, at, apart);
-            for (int d = 0; d < DIGITS && Dots::OFFSET; ++d) {
-                int32_t total = 0;
-                for (int i = 0; i < n; ++i) total += at[d * apart + i];
-                starts(to, d)[g] = -128 * total;
-            }
+            if constexpr (Dots::OFFSET)
+                for (int c = 0; c < stretches(k, group); ++c) {
+                    const int from = c * STRETCH, end = n - from < STRETCH ? n : from + STRETCH;
+                    int32_t total = 0;
+                    for (int d = 0; d < DIGITS; ++d) {
+                        total *= 1 << Dots::BITS;
+                        for (int i = from; i < end; ++i) total += at[d * apart + i];
+                    }
+                    starts(to)[g * stretches(k, group) + c] = Dots::start(total);
+                }
         }
     }
 
+    // By the size of groups, where that is one of those known to the compiler.
     template <int T>
     void few(long n0, int count, const unsigned char* rows, float* out, int ld) const {
-        for (int i = 0; i < count; ++i) one<T>(n0 + i, rows, out + i, ld);
+        switch (group <= k ? group : 0) {
+            case 32: return grouped<T, 32>(n0, count, rows, out, ld);
+            case 64: return grouped<T, 64>(n0, count, rows, out, ld);
+            default: return grouped<T, 0>(n0, count, rows, out, ld);
+        }
     }
 
     void widened(long row, int k0, int n, float* to) const { Int8<S, false>{q, scale, k, group}.widened(row, k0, n, to); }
@@ -119,71 +133,75 @@ struct Integer {
   private:
     static constexpr float BASE = float(1 << Dots::BITS);
 
-    // N: the size of groups, where it is known to the compiler; digits are then a constant apart.
-    template <int T>
-    void one(long n, const unsigned char* rows, float* out, int ld) const {
-        switch (group <= k ? group : 0) {
-            case 32: return grouped<T, 32>(n, rows, out, ld);
-            case 64: return grouped<T, 64>(n, rows, out, ld);
-            default: return grouped<T, 0>(n, rows, out, ld);
-        }
-    }
-
 #if defined(GRAPHLLM_PLAIN_DOTS)
     // Sums of sixteen groups, then their scales.
     template <int T, int N>
-    void grouped(long n, const unsigned char* rows, float* out, int ld) const {
+    void grouped(long n0, int many, const unsigned char* rows, float* out, int ld) const {
         const int size = N ? N : group, apart = size < k ? size : k, count = groups(k, size);
         const long row_digits = row() / long(sizeof(Digit));
-        const int8_t* w = q + n * k;
-        const S* w_scale = scale + n * count;
-        VF totals[T] = {};
-        for (int from = 0; from < count; from += LANES) {
-            const int some = count - from < LANES ? count - from : LANES;
-            int32_t sums[T * DIGITS][LANES] = {};
-            for (int g = 0; g < some; ++g) {
-                const int first = (from + g) * size, left = k - first < size ? k - first : size;
-                const Digit* x = digits(rows) + DIGITS * first;
-                int32_t dots[T * DIGITS];
-                if (N && left == N)
-                    Dots::template dots<N, T, DIGITS>(w + first, x, row_digits, N, N, dots);
-                else
-                    Dots::template dots<0, T, DIGITS>(w + first, x, row_digits, apart, left, dots);
-                for (int j = 0; j < T * DIGITS; ++j) sums[j][g] = dots[j];
+        for (int i = 0; i < many; ++i) {
+            const int8_t* w = q + (n0 + i) * k;
+            const S* w_scale = scale + (n0 + i) * count;
+            VF totals[T] = {};
+            for (int from = 0; from < count; from += LANES) {
+                const int some = count - from < LANES ? count - from : LANES;
+                int32_t sums[T * DIGITS][LANES] = {};
+                for (int g = 0; g < some; ++g) {
+                    const int first = (from + g) * size, left = k - first < size ? k - first : size;
+                    const Digit* x = digits(rows) + DIGITS * first;
+                    int32_t dots[T * DIGITS];
+                    if (N && left == N)
+                        Dots::template dots<N, T, DIGITS>(w + first, x, row_digits, N, N, dots);
+                    else
+                        Dots::template dots<0, T, DIGITS>(w + first, x, row_digits, apart, left, dots);
+                    for (int j = 0; j < T * DIGITS; ++j) sums[j][g] = dots[j];
+                }
+                const VF s = some == LANES ? load(w_scale + from) : load_part(w_scale + from, some);
+                for (int t = 0; t < T; ++t) {
+                    VF sum = {};
+                    for (int d = 0; d < DIGITS; ++d) sum = sum * BASE + to<VF>(load_words<int32_t>(sums[t * DIGITS + d]));
+                    const float* x_scale = scales(rows + t * row()) + from;
+                    totals[t] += sum * (s * (some == LANES ? load(x_scale) : load_part(x_scale, some)));
+                }
             }
-            const VF s = some == LANES ? load(w_scale + from) : load_part(w_scale + from, some);
-            for (int t = 0; t < T; ++t) {
-                VF sum = {};
-                for (int d = 0; d < DIGITS; ++d) sum = sum * BASE + to<VF>(load_words<int32_t>(sums[t * DIGITS + d]));
-                const float* x_scale = scales(rows + t * row()) + from;
-                totals[t] += sum * (s * (some == LANES ? load(x_scale) : load_part(x_scale, some)));
-            }
+            for (int t = 0; t < T; ++t) out[t * ld + i] = sum(totals[t]);
         }
-        for (int t = 0; t < T; ++t) out[t * ld] = sum(totals[t]);
     }
 #else
     template <int T, int N>
-    void grouped(long n, const unsigned char* rows, float* out, int ld) const {
-        const int size = N ? N : group, apart = N ? N : size < k ? size : k, count = groups(k, size);
-        const int8_t* w = q + n * k;
-        const S* w_scale = scale + n * count;
-        typename Dots::Total totals[T] = {};
-        for (int g = 0; g < count; ++g) {
-            const int first = g * size;
-            typename Dots::Sum sums[T * DIGITS];
-            for (int t = 0; t < T; ++t)
-                for (int d = 0; d < DIGITS; ++d)
-                    sums[t * DIGITS + d] = Dots::OFFSET ? Dots::from(starts(rows + t * row(), d)[g]) : Dots::none();
-            Dots::template add<T, DIGITS>(w + first, digits(rows) + DIGITS * first, row() / long(sizeof(Digit)), apart,
-                                          k - first < size ? k - first : size, sums);
-            const float s = to_float(w_scale[g]);
-            for (int t = 0; t < T; ++t) {
-                typename Dots::Total sum = Dots::floats(sums[t * DIGITS]);
-                for (int d = 1; d < DIGITS; ++d) sum = sum * BASE + Dots::floats(sums[t * DIGITS + d]);
-                totals[t] += sum * (s * scales(rows + t * row())[g]);
+    void grouped(long n0, int many, const unsigned char* rows, float* out, int ld) const {
+        const int size = N ? N : group, count = groups(k, size), whole = N ? k / N : 0, of_group = stretches(k, size);
+        const Digit* x = digits(rows);
+        const float* x_scale = scales(rows);
+        const int32_t* start = starts(rows);
+        const Staged apart{row() / long(sizeof(Digit)), size < k ? size : k, row() / 4};
+        for (int i = 0; i < many; ++i) {
+            const int8_t* w = q + (n0 + i) * k;
+            const S* w_scale = scale + (n0 + i) * count;
+            typename Dots::Total totals[T] = {};
+            for (int from = 0; from < count; from += LANES) {
+                const int some = count - from < LANES ? count - from : LANES;
+                const VF s = some == LANES ? load(w_scale + from) : load_part(w_scale + from, some);
+                float both[T][LANES];  // scales: of weights times those of activations
+                for (int t = 0; t < T; ++t) store(both[t], s * load(x_scale + t * apart.start + from));
+                int g = 0;
+                for (; g < some && from + g < whole; ++g) {
+                    const int first = (from + g) * N;
+                    typename Dots::Total sums[T];
+                    Dots::template dots<N, T, DIGITS>(w + first, x + DIGITS * first, apart, start + (from + g) * of_group, N,
+                                                      sums);
+                    for (int t = 0; t < T; ++t) totals[t] += sums[t] * both[t][g];
+                }
+                for (; g < some; ++g) {
+                    const int first = (from + g) * size, left = k - first < size ? k - first : size;
+                    typename Dots::Total sums[T];
+                    Dots::template dots<0, T, DIGITS>(w + first, x + DIGITS * first, apart, start + (from + g) * of_group,
+                                                      left, sums);
+                    for (int t = 0; t < T; ++t) totals[t] += sums[t] * both[t][g];
+                }
             }
+            for (int t = 0; t < T; ++t) out[t * ld + i] = sum(totals[t]);
         }
-        for (int t = 0; t < T; ++t) out[t * ld] = sum(totals[t]);
     }
 #endif
 };

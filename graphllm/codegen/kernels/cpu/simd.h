@@ -56,7 +56,7 @@ inline R parts(F f, const V&... v) {
 
 template <class E>
 inline Lanes<E> all(E x) {
-    return parts<Lanes<E>>([x](typename Lanes<E>::Part zero) { return zero + x; }, Lanes<E>{});
+    return parts<Lanes<E>>([x](typename Lanes<E>::Part zero) { return x - zero; }, Lanes<E>{});  // x + 0 is not -0
 }
 
 #define GRAPHLLM_OPERATOR(R, OP)                                                                   \
@@ -174,6 +174,16 @@ inline VF load_part(const S* x, int n) {
     std::memcpy(room, x, n * sizeof(S));
     return load(room);
 }
+#if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512BW__) && defined(__AVX512VL__)
+template <>
+inline VF load_part(const float* x, int n) {
+    return VF{{NF(_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), x))}};
+}
+template <>
+inline VF load_part(const f16* x, int n) {
+    return VF{{NF(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(__mmask16((1u << n) - 1), x)))}};
+}
+#endif
 
 template <class E>
 inline void store(E* to, const Lanes<E>& v) {

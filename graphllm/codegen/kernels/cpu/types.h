@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <cstring>
 
+// For what loops are made of, where a compiler may think that calls will do.
+#define GRAPHLLM_INLINE __attribute__((always_inline)) inline
+
 namespace graphllm {
 
 struct bf16 {

@@ -11,7 +11,16 @@
 
 namespace graphllm {
 
-constexpr int AHEAD = 4096;  // bytes: narrow weights are used up before the machine's own prefetcher has understood
+// Asks for weights that are some bytes on, into the second-level cache: the machine's own prefetcher stops where pages of
+// 4 kB end, and the first level, which holds activations, has few misses on their way at a time.
+// Inline by order: gcc drops calls of a function that only asks, as without effect.
+GRAPHLLM_INLINE void ahead(const void* weights, long bytes) {
+    __builtin_prefetch(static_cast<const char*>(weights) + bytes, 0, 2);
+}
+constexpr int SOON = 2048, LATER = 8192;  // LATER where there is more to do for weights than to wait for them
+
+// Elements of a row: the weights of longer ones push activations out of a first-level cache, some or nearly all.
+constexpr int LONG_ROW = 4096, LONGER_ROW = 6144;
 
 constexpr int up(int n, int to) { return (n + to - 1) / to * to; }
 
@@ -30,14 +39,17 @@ struct Dense {
         std::memset(y + k, 0, (up(k, 2 * LANES) - k) * sizeof(float));
     }
 
-    // Long rows one at a time: one stream from memory is what its own prefetcher follows best. Short ones are in a cache,
-    // and four of them have more to do at once.
+    // One row at a time: one stream from memory is what the machine's own prefetcher follows best. But four where rows are
+    // so short that the model is in a cache, for there is more to do at once, or so long that activations come from the
+    // second-level cache, for they come once for all four.
     template <int T>
     void few(long n0, int count, const unsigned char* rows, float* out, int ld) const {
         int i = 0;
         if (k <= SHORT_ROW)
-            for (; i + 4 <= count; i += 4) some<T, 4>(n0 + i, rows, out + i, ld);
-        for (; i < count; ++i) some<T, 1>(n0 + i, rows, out + i, ld);
+            for (; i + 4 <= count; i += 4) some<T, 4, 0>(n0 + i, rows, out + i, ld);
+        if (k > LONG_ROW)
+            for (; i + 4 <= count; i += 4) some<T, 4, SOON>(n0 + i, rows, out + i, ld);
+        for (; i < count; ++i) some<T, 1, SOON>(n0 + i, rows, out + i, ld);
     }
 
     void widened(long row, int k0, int n, float* to) const { widen(w + row * k + k0, n, to); }
@@ -46,7 +58,7 @@ struct Dense {
   private:
     static constexpr int SHORT_ROW = 512;
 
-    template <int T, int R>
+    template <int T, int R, int AHEAD>
     void some(long n, const unsigned char* rows, float* out, int ld) const {
         const float* x = reinterpret_cast<const float*>(rows);
         const long ldx = row() / 4;
@@ -55,7 +67,10 @@ struct Dense {
         int i = 0;
         for (; i + 2 * LANES <= k; i += 2 * LANES)
             for (int r = 0; r < R; ++r) {
-                const VF a = load(w_row + long(r) * k + i), b = load(w_row + long(r) * k + i + LANES);
+                const S* at = w_row + long(r) * k + i;
+                if (AHEAD > 0) ahead(at, AHEAD);
+                if (AHEAD > 0 && sizeof(S) == 4) ahead(at + LANES, AHEAD);
+                const VF a = load(at), b = load(at + LANES);
                 for (int t = 0; t < T; ++t) {
                     sums[r][t][0] += a * load(x + t * ldx + i);
                     sums[r][t][1] += b * load(x + t * ldx + i + LANES);
@@ -100,7 +115,12 @@ struct Dense<bf16> {
 
     template <int T>
     void few(long n0, int count, const unsigned char* rows, float* out, int ld) const {
-        for (int i = 0; i < count; ++i) one<T>(n0 + i, rows, out + i, ld);
+        if (T * k > LONGER_ROW) return in_parts<T>(n0, count, rows, out, ld);
+        for (int i = 0; i < count; ++i) {
+            Sums<T> sums;
+            add<T>(n0 + i, 0, k, T * k > LONG_ROW ? LATER : SOON, rows, sums);
+            leave<T>(sums, out + i, ld);
+        }
     }
 
     void widened(long row, int k0, int n, float* to) const { widen(w + row * k + k0, n, to); }
@@ -108,31 +128,61 @@ struct Dense<bf16> {
 
   private:
     template <int T>
-    void one(long n, const unsigned char* rows, float* out, int ld) const {
+    using Sums = VF[T][4];  // four, so that additions do not wait for one another
+
+    template <int T>
+    static void leave(const Sums<T>& sums, float* out, int ld) {
+        for (int t = 0; t < T; ++t) out[t * ld] = sum((sums[t][0] + sums[t][1]) + (sums[t][2] + sums[t][3]));
+    }
+
+    // A bunch of weights' rows meets a part of the activations before the next part is fetched. What is asked for ahead
+    // is the same place in the part that comes next.
+    template <int T>
+    void in_parts(long n0, int count, const unsigned char* rows, float* out, int ld) const {
+        constexpr int BUNCH = 8;
+        const int parts = (T * k + LONG_ROW - 1) / LONG_ROW, part = up((k + parts - 1) / parts, 2 * PAIRS);
+        const long row_bytes = 2L * k, part_bytes = 2L * part;
+        for (int i = 0; i < count; i += BUNCH) {
+            const int some = count - i < BUNCH ? count - i : BUNCH;
+            Sums<T> sums[BUNCH];
+            for (int from = 0; from < k; from += part) {
+                const bool last = from + part >= k;
+                const long back = last ? row_bytes - 2L * from : part_bytes - (some - 1) * row_bytes;
+                for (int r = 0; r < some; ++r)
+                    add<T>(n0 + i + r, from, last ? k : from + part, r + 1 < some ? row_bytes : back, rows, sums[r]);
+            }
+            for (int r = 0; r < some; ++r) leave<T>(sums[r], out + i + r, ld);
+        }
+    }
+
+    // Elements from … end of row n, added to what those before ``from`` gave.
+    template <int T>
+    void add(long n, int from, int end, long next, const unsigned char* rows, Sums<T>& total) const {
         const float* x = reinterpret_cast<const float*>(rows);
         const long ldx = row() / 4;
-        VF sums[T][2][2] = {};
+        Sums<T> sums = {};  // in registers
+        if (from > 0) std::memcpy(sums, total, sizeof sums);
         const bf16* w_row = w + n * k;
-        const auto add = [&](int half, int i, const VU& words) {
+        const auto products = [&](int half, int i, const VU& words) {
             const VF even = as<VF>(words << 16), odd = as<VF>(words & 0xffff0000u);
             for (int t = 0; t < T; ++t) {
-                sums[t][half][0] += even * load(x + t * ldx + i);
-                sums[t][half][1] += odd * load(x + t * ldx + i + LANES);
+                sums[t][2 * half] += even * load(x + t * ldx + i);
+                sums[t][2 * half + 1] += odd * load(x + t * ldx + i + LANES);
             }
         };
-        int i = 0;
-        for (; i + 2 * PAIRS <= k; i += 2 * PAIRS)
+        int i = from;
+        for (; i + 2 * PAIRS <= end; i += 2 * PAIRS)
             for (int half = 0; half < 2; ++half) {
                 const bf16* at = w_row + i + half * PAIRS;
-                __builtin_prefetch(at + AHEAD / 2);
-                add(half, i + half * PAIRS, load_words<uint32_t>(at));
+                ahead(at, next);
+                products(half, i + half * PAIRS, load_words<uint32_t>(at));
             }
-        for (; i < k; i += PAIRS) {
+        for (; i < end; i += PAIRS) {
             bf16 some[PAIRS] = {};
-            std::memcpy(some, w_row + i, (k - i < PAIRS ? k - i : PAIRS) * sizeof(bf16));
-            add(0, i, load_words<uint32_t>(some));
+            std::memcpy(some, w_row + i, (end - i < PAIRS ? end - i : PAIRS) * sizeof(bf16));
+            products(0, i, load_words<uint32_t>(some));
         }
-        for (int t = 0; t < T; ++t) out[t * ld] = sum((sums[t][0][0] + sums[t][0][1]) + (sums[t][1][0] + sums[t][1][1]));
+        std::memcpy(total, sums, sizeof sums);
     }
 };
 
