@@ -1,7 +1,8 @@
-// Products of many rows. Activations are arranged once for all threads, in stacks of STACK rows; weights are packed a
-// depth of K at a time and read once a call. How both sides become cells is said by a ``way``:
+// Products of many rows. Activations are arranged once for all threads, in stacks of STACK rows; weights are packed a panel
+// at a time and read once a call. How both sides become cells is said by a ``way``:
 //
 //   cells(), depth()                   of a row; that are packed at a time
+//   CELL, at(n, c)                     bytes of a cell of weights as they are stored, and where cell c of row n is
 //   stack_bytes()                      what STACK arranged rows take
 //   arrange(x, lane, stack, room)      row ``lane`` of a stack
 //   pack(n0, count, c0, n, to, room)   cells c0 … c0+n of ``count`` weight rows as a panel
@@ -12,8 +13,8 @@
 
 namespace graphllm {
 
-constexpr int DEPTH = 256;   // cells in a panel: with 32 columns it fills 32 kB, two thirds of a first-level cache
-constexpr int WIDEST = 256;  // columns in hand: their panels fill a quarter of a second-level cache
+constexpr int DEPTH = 256;   // cells in a panel: with 32 columns it fills 32 kB, read from a second-level cache at most
+constexpr int WIDEST = 256;  // columns in hand: activations, a panel deep, stay in a second-level cache for all of them
 
 // A packed panel: cells [n][PANEL], and for integers a scale for each column of each group.
 struct Panel {
@@ -24,13 +25,19 @@ struct Panel {
 constexpr int stacks(int rows) { return (rows + STACK - 1) / STACK; }
 constexpr int panels(int columns) { return (columns + PANEL - 1) / PANEL; }
 
+// A row's cells to those of its lane in a stack.
+inline void spread(const void* row, int cells, Cell* to) {
+    for (int c = 0; c < cells; ++c) to[long(c) * STACK] = read<Cell>(static_cast<const char*>(row) + 4L * c);
+}
+
 // f32 times f32: whatever the weights are, they are widened while they are packed.
 template <class W>
 struct Floats {
     W w;
-    static constexpr int ROWS = TALL;
+    static constexpr int ROWS = TALL, CELL = W::ELEMENT;
 
     int cells() const { return w.k; }
+    const void* at(long n, int c) const { return w.at(n, c); }
     int depth() const { return DEPTH; }
     long stack_bytes() const { return 4L * STACK * w.k; }
 
@@ -59,16 +66,18 @@ struct Floats {
 // bf16 times bf16, two at a time.
 struct Halves {
     Both16 w;
-    static constexpr int ROWS = TALL;
+    static constexpr int ROWS = TALL, CELL = 4;
 
     int cells() const { return (w.k + 1) / 2; }
+    const void* at(long n, int c) const { return w.at(n, 2 * c); }
     int depth() const { return DEPTH; }
     long stack_bytes() const { return 4L * STACK * cells(); }
 
-    void arrange(const float* x, int lane, unsigned char* stack, unsigned char*) const {
-        bf16* to = reinterpret_cast<bf16*>(stack) + 2 * lane;
-        for (int i = 0; i < w.k; ++i) from_float(x[i], to[long(i / 2) * 2 * STACK + i % 2]);
-        if (w.k % 2) to[long(w.k / 2) * 2 * STACK + 1] = bf16{0};
+    void arrange(const float* x, int lane, unsigned char* stack, unsigned char* room) const {
+        bf16* row = reinterpret_cast<bf16*>(room);
+        for (int i = 0; i < w.k; ++i) from_float(x[i], row[i]);
+        row[w.k] = bf16{0};  // the other half of the last cell
+        spread(room, cells(), reinterpret_cast<Cell*>(stack) + lane);
     }
 
     void pack(long n0, int count, int c0, int n, Panel to, float*) const {
@@ -94,6 +103,7 @@ struct Integers {
     typedef DotInt8::Element Element;
     static constexpr int PER = sizeof(Cell) / sizeof(Element);  // elements of a cell
     static constexpr int ROWS = PER == 2 ? TALL : SHORT;        // where products wait for loads, sums may lie in memory
+    static constexpr int CELL = PER;
 
     // Whether groups are whole cells and fit a panel's depth.
     bool able() const {
@@ -107,6 +117,7 @@ struct Integers {
     int group(int part_number) const { return int(long(PER) * part_number * part() / w.group); }
 
     int cells() const { return (w.k + PER - 1) / PER; }
+    const void* at(long n, int c) const { return w.at(n, PER * c); }
     int depth() const { return DEPTH / part() * part(); }
     long stack_bytes() const { return 4L * STACK * (cells() + 2L * parts()); }
 
@@ -116,15 +127,18 @@ struct Integers {
         int8_t* q = w.digits(room);
         std::memset(q + w.k, 0, up(w.k, 64) - w.k);
         Cell* to = reinterpret_cast<Cell*>(stack) + lane;
-        for (int c = 0; c < cells(); ++c) {
-            Element cell[PER];
-            for (int e = 0; e < PER; ++e) cell[e] = q[long(PER) * c + e];
-            to[long(c) * STACK] = read<Cell>(cell);
-        }
+        if constexpr (sizeof(Element) == 1)
+            spread(q, cells(), to);
+        else
+            for (int c = 0; c < cells(); ++c) {
+                Element cell[PER];
+                for (int e = 0; e < PER; ++e) cell[e] = q[long(PER) * c + e];
+                to[long(c) * STACK] = read<Cell>(cell);
+            }
         Cell *scales = to + long(cells()) * STACK, *starts = scales + long(parts()) * STACK;
         for (int p = 0; p < parts(); ++p) {
-            int32_t total = 0;
-            for (int i = PER * p * part(); i < PER * (p + 1) * part() && i < w.k; ++i) total += q[i];
+            const int from = PER * p * part(), left = w.k - from;
+            const int32_t total = total_of(q + from, left < PER * part() ? left : PER * part());
             scales[long(p) * STACK] = bits_as<Cell>(w.scales(room)[group(p)]);
             starts[long(p) * STACK] = bits_as<Cell>(DotInt8::FLIP ? -128 * total : 0);
         }
@@ -171,29 +185,46 @@ struct Integers {
 };
 #endif
 
-// Bytes of a thread's own: panels in hand, with scales, and rows to be turned.
-constexpr long panel_bytes(int columns) { return 4L * DEPTH * (2L * PANEL * panels(columns) + 16); }
+// Bytes of a thread's own: a panel, with scales, and rows to be turned.
+constexpr long PANEL_BYTES = 4L * DEPTH * (2 * PANEL + 16);
 
-// out[t*ld + i] = row t . weight row n0 + i for i < count; ``x`` are stacks as arranged.
+// Asks for the weights of a panel, the i-th of ``parts`` parts of them: rows lie far apart, where no prefetcher looks.
+template <class Way>
+inline void ask_for(const Way& way, long n0, int count, int c0, int n, int i, int parts) {
+    const int lines = (n * Way::CELL + 63) / 64, all = count * lines;
+    for (int l = int(long(all) * i / parts); l < int(long(all) * (i + 1) / parts); ++l)
+        ahead(way.at(n0 + l / lines, c0), 64L * (l % lines));
+}
+
+// out[t*ld + i] = row t . weight row n0 + i for i < count; ``x`` are stacks as arranged. What comes next, as a rule, are
+// the weights behind those.
 template <class Way>
 inline void many(const Way& way, const unsigned char* x, long n0, int count, int rows, float* out, long ld,
                  unsigned char* room) {
     Cell* cells = reinterpret_cast<Cell*>(room);
-    float* scales = reinterpret_cast<float*>(cells + long(panels(count)) * DEPTH * PANEL);
-    float* turned = scales + long(panels(count)) * DEPTH * PANEL;
-    const auto panel = [&](int p) { return Panel{cells + long(p) * DEPTH * PANEL, scales + long(p) * DEPTH * PANEL}; };
-    for (int c0 = 0; c0 < way.cells(); c0 += way.depth()) {
-        const int n = way.cells() - c0 < way.depth() ? way.cells() - c0 : way.depth();
-        for (int p = 0; p < panels(count); ++p)
-            way.pack(n0 + p * PANEL, count - p * PANEL < PANEL ? count - p * PANEL : PANEL, c0, n, panel(p), turned);
-        for (int b = 0; b < stacks(rows); ++b)
-            for (int p = 0; p < panels(count); ++p)
+    float* scales = reinterpret_cast<float*>(cells + long(DEPTH) * PANEL);
+    float* turned = scales + long(DEPTH) * PANEL;
+    const int depth = way.depth(), last = panels(count) - 1;
+    for (int c0 = 0; c0 < way.cells(); c0 += depth) {
+        const int n = way.cells() - c0 < depth ? way.cells() - c0 : depth;
+        for (int p = 0; p <= last; ++p) {
+            const int columns = p < last ? PANEL : count - p * PANEL;
+            const Panel panel{cells, scales};
+            way.pack(n0 + p * PANEL, columns, c0, n, panel, turned);
+            const bool deeper = p == last && c0 + depth < way.cells();
+            const long next_n = deeper ? n0 : n0 + (p + 1) * PANEL;
+            const int next_c = p < last ? c0 : deeper ? c0 + depth : 0;
+            const int next_cells = way.cells() - next_c < depth ? way.cells() - next_c : depth;
+            for (int b = 0; b < stacks(rows); ++b) {
+                ask_for(way, next_n, PANEL, next_c, next_cells, b, stacks(rows));
                 for (int r = 0; r < STACK && b * STACK + r < rows; r += Way::ROWS) {
-                    const int t = b * STACK + r, columns = count - p * PANEL < PANEL ? count - p * PANEL : PANEL;
+                    const int t = b * STACK + r;
                     NF sums[Way::ROWS][COLUMNS] = {};
-                    way.template tile<Way::ROWS>(x + b * way.stack_bytes(), r, c0, n, panel(p), sums);
+                    way.template tile<Way::ROWS>(x + b * way.stack_bytes(), r, c0, n, panel, sums);
                     leave(sums, out + t * ld + p * PANEL, ld, rows - t, columns, c0 == 0);
                 }
+            }
+        }
     }
 }
 

@@ -26,13 +26,30 @@ inline VI rounded(const VF& x) {
     return to<VI>(select(r == r, r, all(0.0f)));
 }
 
+// The first n lanes, each of which fits a digit.
 template <class Digit>
 inline void put(const VI& x, int n, Digit* to) {
-    int32_t wide[LANES];
-    store(wide, x);
+    typedef Digit Narrow __attribute__((vector_size(LANE * sizeof(Digit))));
     Digit narrow[LANES];
-    for (int l = 0; l < LANES; ++l) narrow[l] = Digit(wide[l]);
-    std::memcpy(to, narrow, n * sizeof(Digit));
+    for (int i = 0; i < PARTS; ++i) {
+        const Narrow part = __builtin_convertvector(x.part[i], Narrow);
+        std::memcpy(narrow + i * LANE, &part, sizeof part);
+    }
+    if (n == LANES)
+        std::memcpy(to, narrow, sizeof narrow);
+    else
+        std::memcpy(to, narrow, n * sizeof(Digit));
+}
+
+// The sum of n digits; a stretch of them is most often asked for.
+template <class Digit>
+inline int32_t total_of(const Digit* x, int n) {
+    int32_t total = 0;
+    if (n == STRETCH)
+        for (int i = 0; i < STRETCH; ++i) total += x[i];
+    else
+        for (int i = 0; i < n; ++i) total += x[i];
+    return total;
 }
 
 // A group of activations as integers: all of it in one digit, rounded to int8, or in several of base 2^BITS. Returns the
@@ -67,6 +84,8 @@ struct Integer {
     const S* scale;
     int k, group;
 
+    static constexpr int ELEMENT = 1;
+    const void* at(long row, int k0) const { return q + row * k + k0; }
     static constexpr int groups(int k, int group) { return (k + group - 1) / group; }
     static constexpr int room(int k, int group) {  // for the digits of a row
         return DIGITS * up(group < k ? groups(k, group) * group : k, 64);
@@ -98,10 +117,8 @@ struct Integer {
                 for (int c = 0; c < stretches(k, group); ++c) {
                     const int from = c * STRETCH, end = n - from < STRETCH ? n : from + STRETCH;
                     int32_t total = 0;
-                    for (int d = 0; d < DIGITS; ++d) {
-                        total *= 1 << Dots::BITS;
-                        for (int i = from; i < end; ++i) total += at[d * apart + i];
-                    }
+                    for (int d = 0; d < DIGITS; ++d)
+                        total = total * (1 << Dots::BITS) + total_of(at + d * apart + from, end - from);
                     starts(to)[g * stretches(k, group) + c] = Dots::start(total);
                 }
         }

@@ -39,7 +39,7 @@ constexpr long few_bytes(long row, int k, int pieces, int unit) {
 constexpr int bunch(int pieces, int unit) { return WIDEST / (pieces * unit) > 1 ? WIDEST / (pieces * unit) : 1; }
 constexpr long many_bytes(long row, int k, int most, int pieces, int unit) {
     const int columns = bunch(pieces, unit) * unit;
-    return row + 4L * 2 * up(k, LANES) + panel_bytes(columns) + 4L * pieces * most * columns;
+    return row + 4L * 2 * up(k, LANES) + PANEL_BYTES + 4L * pieces * most * columns;
 }
 
 template <class W, class Source, class Finish>
@@ -91,7 +91,7 @@ inline void blocked(const Step& step, const Way& way, int rows, Cut cut, Source 
 
     const int pieces = cut.pieces.count, most = bunch(pieces, cut.unit), columns = most * cut.unit;
     unsigned char* panels = reinterpret_cast<unsigned char*>(x + up(k, LANES));
-    float* out = reinterpret_cast<float*>(panels + panel_bytes(columns));
+    float* out = reinterpret_cast<float*>(panels + PANEL_BYTES);
     for (Turns turns(step, cut.units, most); turns.next();)
         for (int u = turns.first; u < turns.last; u += most) {
             const int end = u + most < turns.last ? u + most : turns.last, count = cut.columns(u, end);

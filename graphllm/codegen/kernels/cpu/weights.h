@@ -5,6 +5,7 @@
 //   few<T>(n0, count, rows, out, ld)  out[t*ld + i] = staged row t . weight row n0 + i, T rows and ``count`` weights' rows
 //   settled(x, room)                  a row of activations as the product takes it, f32; ``room`` has row() + 4 * k
 //   widened(row, k0, n, to)           elements k0 … k0+n of weight row ``row``, as f32
+//   ELEMENT, at(row, k0)              bytes of an element, and where element k0 of weight row ``row`` is stored
 #pragma once
 
 #include "embed.h"
@@ -17,7 +18,7 @@ namespace graphllm {
 GRAPHLLM_INLINE void ahead(const void* weights, long bytes) {
     __builtin_prefetch(static_cast<const char*>(weights) + bytes, 0, 2);
 }
-constexpr int SOON = 2048, LATER = 8192;  // LATER where there is more to do for weights than to wait for them
+constexpr int SOON = 1536, LATER = 8192;  // LATER where there is more to do for weights than to wait for them
 
 // Elements of a row: the weights of longer ones push activations out of a first-level cache, some or nearly all.
 constexpr int LONG_ROW = 4096, LONGER_ROW = 6144;
@@ -30,6 +31,8 @@ struct Dense {
     const S* w;
     int k;
 
+    static constexpr int ELEMENT = sizeof(S);
+    const void* at(long row, int k0) const { return w + row * k + k0; }
     static constexpr long row_bytes(int k) { return 4L * up(k, 2 * LANES); }
     long row() const { return row_bytes(k); }
 
@@ -93,6 +96,8 @@ struct Dense<bf16> {
     const bf16* w;
     int k;
 
+    static constexpr int ELEMENT = 2;
+    const void* at(long row, int k0) const { return w + row * k + k0; }
     static constexpr int PAIRS = 2 * LANES;
     static constexpr long row_bytes(int k) { return 4L * up(k, PAIRS); }
     long row() const { return row_bytes(k); }
@@ -217,6 +222,8 @@ struct Int8 {
     const S* scale;
     int k, group;
 
+    static constexpr int ELEMENT = 1;
+    const void* at(long row, int k0) const { return q + row * k + k0; }
     static constexpr long row_bytes(int k) { return 4L * up(k, 2 * LANES); }
     long row() const { return row_bytes(k); }
 
