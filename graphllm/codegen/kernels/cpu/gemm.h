@@ -50,6 +50,10 @@ struct Floats {
     void pack(long n0, int count, int c0, int n, Panel to, float* room) const {
         for (int j = 0; j < count; j += 16) {
             const int some = count - j < 16 ? count - j : 16;
+            if (CELL == 4) {  // f32 already
+                turn(at(n0 + j, c0), 4L * w.k, some, 4 * n, 0, to.cells + j);
+                continue;
+            }
             for (int i = 0; i < some; ++i) w.widened(n0 + j + i, c0, n, room + i * DEPTH);
             turn(room, 4L * DEPTH, some, 4 * n, 0, to.cells + j);
         }
