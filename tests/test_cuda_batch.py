@@ -11,6 +11,8 @@ import pytest
 from graphllm.codegen.cuda.generate import generate
 from graphllm.compiler.native.simulated import simulated
 from graphllm.errors import RunError
+from graphllm.measure.bench.cases import Case
+from graphllm.measure.bench.run import _run
 from graphllm.runtime.batch import Request, complete
 from graphllm.runtime.cuda.device import CudaDevice
 from graphllm.runtime.cuda.simulator import Simulator
@@ -127,6 +129,17 @@ def test_only_the_logits_that_are_asked_for_are_fetched(fake: Fake) -> None:
     assert np.array_equal(found[2], wanted[2])
     assert found[1] == other.sample(wanted[1], [])
     assert fake.engine.lengths == fake.numpy.lengths
+
+
+def test_a_timed_batch_leaves_logits_where_they_are(fake: Fake) -> None:
+    """``bench`` times what answers are made by: as many rows are cached as were asked for, tokens alone come back."""
+    for batch in (1, 3):
+        fake.watched()
+        case = Case("tg", 5, batch, 2)
+        assert _run(fake.engine, case, warm=False)[0] > 0
+        assert fake.engine.lengths[:batch] == [7] * batch
+        assert max(fake.driver.fetched[-5:]) < 4 * VOCAB
+        assert len(fake.driver.fetched) == 5 + batch  # and the logits of each sequence's first tokens
 
 
 def test_what_is_on_its_way_when_an_answer_ends_is_not_lost(fake: Fake) -> None:

@@ -6,7 +6,9 @@ See ``tests.kernel_checks``. Threads and blocks run in an order drawn from a see
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from graphllm.codegen.cuda.generate import generate
 from graphllm.codegen.cuda.target import CUDA
 from graphllm.compiler.native.simulated import HEADERS
 from graphllm.errors import PlanError
+from graphllm.ir import ops
 from graphllm.ir.parser import parse_module
 from graphllm.ir.printer import print_module
 from graphllm.passes.manager import run_passes
@@ -24,7 +27,7 @@ from graphllm.passes.pipeline import lowering
 from graphllm.runtime.dry_run import dry_run
 from tests.cuda_open_device import OpenDevice, cuda_lowered, needs_a_compiler
 from tests.kernel_checks import FEWER_KERNELS, check, distinct_kernels, lone_module, own_states
-from tests.lone_kernels import EXPERTS, LONE
+from tests.lone_kernels import EXPERTS, LONE, Lone
 from tests.lowered_models import Storage
 from tests.model_zoo import ZOO
 
@@ -45,6 +48,28 @@ def test_every_kernel_of_a_model(name: str, storage: Storage, kv_dtype: str) -> 
 def test_lone_operations() -> None:
     module, arrays = lone_module(lowering(CUDA), rows=(1, 5, 31), cases=LONE | EXPERTS)
     device = OpenDevice(module, arrays, seed=5)
+    for seed, function in enumerate(module.functions.values()):
+        check(device, own_states(module, function), function, arrays, seed)
+
+
+# Few columns and long rows: warps share a row of weights.
+LONG: dict[str, Callable[[Lone], Any]] = {
+    "f32": lambda s: ops.linear(s.x(s.t, 896), s.weight(20, 896)),
+    "normed f32 with a tail": lambda s: ops.linear(
+        ops.rmsnorm(s.x(s.t, 1030), s.weight(1030, name="gain"), eps=1e-5), s.weight(9, 1030)
+    ),
+    "bf16": lambda s: ops.linear(s.x(s.t, 1100), ops.cast(s.weight(20, 1100, dtype="bf16"), dtype="f32")),
+    "int8": lambda s: ops.linear(
+        s.x(s.t, 2112), ops.dequantize(s.weight(20, 2112, dtype="i8"), s.weight(20, 33, name="scale"), group=64)
+    ),
+}
+
+
+def test_warps_that_share_a_row() -> None:
+    module, arrays = lone_module(lowering(CUDA), rows=(1, 3), cases=LONG)
+    device = OpenDevice(module, arrays, seed=4)
+    calls = re.findall(r"linear_few<1, 8, 1, 2, 2, \d>", "".join(k.text for k in device.program.kernels.values()))
+    assert len(calls) == len(LONG)
     for seed, function in enumerate(module.functions.values()):
         check(device, own_states(module, function), function, arrays, seed)
 

@@ -12,6 +12,7 @@ import pytest
 
 import graphllm
 from graphllm.cli import main
+from graphllm.codegen.cuda.generate import generate
 from graphllm.compiler import link_cuda as link
 from graphllm.compiler.link import module_of
 from graphllm.compiler.nvrtc import build, library
@@ -178,6 +179,11 @@ def test_a_gpu_that_is_there_is_given_the_kernels(
     assert b"code of choose_1.cu" in images
     assert cuda.calls.count("cuModuleLoadData") == len(images)
     assert not compiler.names
+    graphs = 0  # all that any step may need, before the first
+    for stream in generate(model.lowered).streams.values():
+        sizes = len(stream.buckets) if any(launch.chunked for launch in stream.launches) else 1
+        graphs += sizes * (2 if stream.choice else 1)
+    assert len(cuda.held["graphs"]) == graphs > len(model.lowered.functions)
 
 
 def test_an_error_while_loading_lets_the_gpu_go(

@@ -68,7 +68,14 @@ def link_cuda(
     except BaseException:
         gpu.close()
         raise
-    return CudaDevice(gpu, program, module, plan.weight, progress=progress)
+    device = CudaDevice(gpu, program, module, plan.weight, progress=progress)
+    try:
+        for function in program.streams:  # every graph, so that no step waits for one
+            device.prepare(function)
+    except BaseException:
+        device.close()
+        raise
+    return device
 
 
 def link_simulated(plan: PlanFile, module: Module, *, arch: str = "sm_90", say: Say = lambda line: None) -> CudaDevice:

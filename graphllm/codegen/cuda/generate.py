@@ -241,12 +241,12 @@ def _launch(unit: _Unit, function: Function, index: int, part: Part) -> Launch:
     lines = list(text.lines)
     if part.lone:
         lines.insert(0, "    let_consumers_start();")
-    key = (", ".join(part.declared), part.header, str(part.block), *lines)
+    key = (", ".join(part.declared), part.header, str(part.block), str(part.resident), *lines)
     name, new = unit.name(part.stem, key)
     if new:
         team = "by_block" if part.lone else "by_warp"
         body = [
-            wrapped(_head(name, part.block), part.declared, ") {"),
+            wrapped(_head(name, part.block, part.resident), part.declared, ") {"),
             f"    using namespace {team};",
             *([] if part.lone else ["    GRAPHLLM_SHARED(room);"]),
             "    const Step step(words, blockIdx.x, gridDim.x);",
@@ -345,8 +345,9 @@ def _choice(unit: _Unit, logits: Value) -> Launch:
     return Launch(name, grid, CHOICE_THREADS, _CHOICE_SHARED, pointers, accesses, (vocab, rows), what="choose")
 
 
-def _head(name: str, block: int) -> str:
-    return f'extern "C" __global__ void __launch_bounds__({block}) {name}('
+def _head(name: str, block: int, resident: int = 0) -> str:
+    bounds = f"{block}, {resident}" if resident else str(block)
+    return f'extern "C" __global__ void __launch_bounds__({bounds}) {name}('
 
 
 def _kernel(name: str, header: str, ir: Sequence[str], body: Sequence[str]) -> Kernel:

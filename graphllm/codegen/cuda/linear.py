@@ -20,6 +20,7 @@ from graphllm.errors import PlanError
 WARPS: Final = 8  # of few.cuh
 THREADS: Final = 32 * WARPS
 ROOM_FLOATS: Final = 32  # BLOCK_ROOM of team.cuh
+SHARED_CHUNKS: Final = 64  # of a row that two warps may share
 TILE_T, TILE_K = 32, 16  # of tiles.cuh
 
 
@@ -48,10 +49,11 @@ def _few(p: Product, text: KernelText, rows: int) -> Part:
     fixed = grouped(p)
     kind, per = declare_weights(p, text, fixed=fixed)
     columns, chunks = unit * pieces, ceil(p.depth / per)
-    each = 2 if columns >= 2 * WARPS or rows >= 4 else 1
     dynamic = p.anchor.name == "linear_int8"
+    # Two rows of weights a warp: enough loads are on their way. Where columns are few, warps share a row for that.
+    each = 2 if columns >= 2 * WARPS or rows >= 4 or (chunks >= SHARED_CHUNKS and not dynamic) else 1
     split = 1
-    while not dynamic and split < WARPS and columns * split * 2 <= WARPS * each and chunks >= 64 * split:
+    while not dynamic and split < WARPS and columns * split * 2 <= WARPS * each and chunks >= SHARED_CHUNKS * split:
         split *= 2
     depth = min(4 if rows == 1 and not dynamic else 2, ceil(chunks / (32 * split)))
     declare_source(p, text, fixed=fixed)
@@ -72,6 +74,7 @@ def _few(p: Product, text: KernelText, rows: int) -> Part:
     header = "integer.cuh" if dynamic else "few.cuh"
     part = Part(p.name, text, (ceil(n / unit), 1), THREADS, 4 * floats, header)
     part.early = {id(w) for w in p.matrix}
+    part.resident = 2 if rows > 1 else 0  # said nothing, ptxas would rather spill than have fewer than four
     return part
 
 

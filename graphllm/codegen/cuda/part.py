@@ -20,6 +20,7 @@ class Part:
         early: identities of weights that are read before the kernel waits.
         moved: bytes read of some values, by their identity, where that is not all of them.
         cached: bytes of caches read for each position that a row sees.
+        resident: blocks that a multiprocessor is to have registers for, 0 where that is left to the compiler.
     """
 
     stem: str
@@ -35,6 +36,7 @@ class Part:
     early: set[int] = field(default_factory=set[int])
     moved: dict[int, int] = field(default_factory=dict[int, int])
     cached: int = 0
+    resident: int = 0
 
     @property
     def declared(self) -> list[str]:

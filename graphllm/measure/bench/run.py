@@ -2,6 +2,7 @@
 
 Rounds go over all cases; within a round every case is run by each model in turn. Ratios are of the same round, and
 their median is what is told. Tokens are random, from a fixed seed: what they say does not change what a step costs.
+Where the device chooses tokens it does so here, the likeliest, from a first one that is random.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from graphllm.ir.cost import cached_bytes_per_position, step_bytes
 from graphllm.measure.bench.cases import Case
 from graphllm.measure.bench.energy import read_energy
 from graphllm.runtime.engine import Engine
+from graphllm.runtime.sampling import Sampler, SamplerConfig
 
 _WARM: Final = 8  # steps of a generation before it is timed
 
@@ -191,7 +193,13 @@ def _prompt(engine: Engine, case: Case, ids: Sequence[Sequence[int]]) -> int:
 
 def _generation(engine: Engine, case: Case, ids: Sequence[Sequence[int]]) -> int:
     steps = len(ids[0]) - case.depth
-    if case.batch == 1:
+    greedy = Sampler(SamplerConfig(), engine.vocab, engine.vocab)
+    if engine.chooses(greedy):  # as answers are made there: each token follows the last without the host
+        rows = [(row[case.depth], slot, greedy) for slot, row in enumerate(ids)]
+        chosen = engine.tokens(*rows[0], steps) if case.batch == 1 else engine.tokens_many(rows, steps)
+        for _ in chosen:
+            pass
+    elif case.batch == 1:
         for token in ids[0][case.depth :]:
             engine.step(token)
     else:
