@@ -1,4 +1,5 @@
-"""Kernels that measure a GPU itself: how fast memory can be read, what a launch costs, what a barrier costs."""
+"""Kernels that measure a GPU itself: how fast memory can be read, what a launch and a barrier
+cost, how fast tensor cores multiply."""
 
 from __future__ import annotations
 
@@ -81,6 +82,29 @@ def barrier(blocks: int, rounds: int) -> Kernel:
     return Kernel("meet", HEAD.format(threads=128, name="meet") + body, "a barrier of all blocks")
 
 
+_SUMS = 8  # tiles that a warp adds up at a time: one product does not wait for the last
+
+
+def dense(rounds: int) -> Kernel:
+    """Products of tiles that lie in registers, and nothing else: what tensor cores do at most with ``mma.sync``."""
+    body = f"""float* to) {{
+    wait_for_producers();
+    float sums[{_SUMS}][4] = {{}};
+    unsigned a[4], b[2];
+    for (int i = 0; i < 4; ++i) a[i] = threadIdx.x * 5 + i;
+    for (int i = 0; i < 2; ++i) b[i] = threadIdx.x * 3 + i;
+    for (int round = 0; round < {rounds}; ++round)
+#pragma unroll
+        for (int i = 0; i < {_SUMS}; ++i) mma_f16(sums[i], a, b);
+    float all = 0;
+    for (int i = 0; i < {_SUMS}; ++i)
+        for (int j = 0; j < 4; ++j) all += sums[i][j];
+    if (all == 1234.5f) to[0] = all;
+}}
+"""
+    return Kernel("dense", HEAD.format(threads=256, name="dense") + body, "products of tiles in registers")
+
+
 def seconds(driver: Driver, graph: Any, repeats: int, before: Any = None) -> float:
     """The median time of a graph, each run begun with nothing else on the device."""
     out: list[float] = []
@@ -118,6 +142,13 @@ def barrier_cost(driver: Driver, blocks: int, rounds: int) -> float:
     place = driver.allocate(256)
     graph = driver.graph([Resolved("meet", (blocks, 1), 128, 0, (place,))])
     return seconds(driver, graph, 5, before=lambda: driver.fill(place, 256, 0)) / rounds
+
+
+def dense_peak(driver: Driver, blocks: int, rounds: int) -> float:
+    """Floating point operations a second of ``dense``: tiles of 16 x 8 x 16, f16 in, f32 out."""
+    place = driver.allocate(256)
+    graph = driver.graph([Resolved("dense", (blocks, 1), 256, 0, (place,))])
+    return 2 * 16 * 8 * 16 * _SUMS * rounds * 8 * blocks / seconds(driver, graph, 5)
 
 
 def random_weights(seed: int) -> Any:

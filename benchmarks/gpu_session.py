@@ -29,15 +29,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import graphllm
 from benchmarks.cuda_shapes import CudaModel, Stored, cuda_model
-from benchmarks.gpu_probes import EMPTY, Reader, barrier, barrier_cost, launch_cost, random_weights, read_speed
+from benchmarks.gpu_probes import (
+    EMPTY,
+    Reader,
+    barrier,
+    barrier_cost,
+    dense,
+    dense_peak,
+    launch_cost,
+    random_weights,
+    read_speed,
+)
 from benchmarks.gpu_torch import torch_decode
 from graphllm.compiler.launches.bytes_moved import step_moved
 from graphllm.compiler.native.simulated import simulated
 from graphllm.compiler.nvrtc.build import built
 from graphllm.compiler.nvrtc.library import nvrtc_version
-from graphllm.ir.cost import step_flops
+from graphllm.ir.cost import op_flops, step_flops
 from graphllm.ir.interpreter import interpret
+from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.plan.launch import Kernel
+from graphllm.runtime.batch import Request, complete
 from graphllm.runtime.cuda.calls import driver_calls
 from graphllm.runtime.cuda.device import CudaDevice
 from graphllm.runtime.cuda.driver import Driver
@@ -58,6 +70,7 @@ SPEED: tuple[tuple[str, Stored, float], ...] = (
     ("qwen2.5-0.5b", "bf16", 0.51),
     ("qwen2.5-0.5b", "int8", 0.35),
 )
+PREFILL = {("llama-3-8b", "bf16"): 0.55}  # share of the measured dense peak that a prompt of 2048 is to reach
 RIGHT = 2e-3  # of the largest logit, f32 sums and an f16 cache against float64
 
 
@@ -114,11 +127,12 @@ def main() -> int:
     a = parser.parse_args()
     session = Session(a.device, a.tiny, a.minutes)
     environment(session)
-    bandwidth = probes(session)
+    bandwidth, peak = probes(session)
     right(session)
     whole_models(session)
+    batches(session)
     sanitizer(session)
-    speed(session, bandwidth)
+    speed(session, bandwidth, peak)
     torch_beside(session)
     print("\n" + table(session.found))
     if a.output:
@@ -139,8 +153,8 @@ def environment(s: Session) -> None:
         driver.close()
 
 
-def probes(s: Session) -> float:
-    """Bytes a second that memory can be read with, 0 where it was not measured."""
+def probes(s: Session) -> tuple[float, float]:
+    """Bytes a second that memory can be read with, and operations of the tensor cores; 0 where it was not measured."""
     sms, size = 132, (1 << 16) if s.tiny else 8 << 30
     best = 0.0
     with s.step("read bandwidth", 30) as out:
@@ -173,7 +187,14 @@ def probes(s: Session) -> float:
         out["seconds"] = barrier_cost(driver, blocks, rounds)
         out["blocks"] = blocks
         driver.close()
-    return best
+    peak = 0.0
+    with s.step("dense peak") as out:
+        blocks, rounds = (1, 2) if s.tiny else (4 * sms, 20_000)
+        driver = s.driver([dense(rounds)])
+        peak = dense_peak(driver, blocks, rounds)
+        out["flop_s"] = peak
+        driver.close()
+    return best, peak
 
 
 def right(s: Session) -> None:
@@ -247,6 +268,34 @@ def whole_models(s: Session) -> None:
                 raise AssertionError(f"tokens differ from NumPy's after {same}")
 
 
+def batches(s: Session) -> None:
+    """Answers of four prompts side by side, each token chosen on the device by its row's settings, and NumPy's."""
+    with s.step("batches", 30) as out:
+        n = 3 if s.tiny else 100
+        kinds = [
+            SamplerConfig(),
+            SamplerConfig(temperature=0.8, seed=3),
+            SamplerConfig(temperature=0.9, top_p=0.9, seed=4),
+        ]
+        kinds = [*kinds, SamplerConfig()][: 2 if s.tiny else 4]
+        answers: list[list[list[int]]] = []
+        for name in (s.device, "numpy"):
+            engine = graphllm.load("demo", device=name, slots=len(kinds)).engine
+            asked = [
+                Request(list(range(5, 8 + i)), Sampler(kind, engine.vocab, engine.vocab), n)
+                for i, kind in enumerate(kinds)
+            ]
+            answers.append([p.tokens for _, p in sorted(complete(engine, asked), key=lambda done: done[0])])
+            if name == s.device and not all(engine.chooses(r.sampler) for r in asked if isinstance(r.sampler, Sampler)):
+                raise AssertionError("the device was to choose all tokens of these rows")
+        for kind, a, b in zip(kinds, *answers, strict=True):
+            same = next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), n)
+            what = "drawn" if kind.temperature else "greedy"
+            out[what] = min(same, out.get(what, n))
+            if same < n and not kind.temperature:
+                raise AssertionError(f"tokens of a row differ from NumPy's after {same}")
+
+
 def sanitizer(s: Session) -> None:
     with s.step("compute-sanitizer", 60) as out:
         out["optional"] = True
@@ -261,8 +310,8 @@ def sanitizer(s: Session) -> None:
             out[kind] = "clean" if done.returncode == 0 else done.stdout[-400:]
 
 
-def speed(s: Session, bandwidth: float) -> None:
-    """Decode by shares of the bandwidth, prefill by operations."""
+def speed(s: Session, bandwidth: float, peak: float) -> None:
+    """Decode by shares of the bandwidth, prefill by shares of the dense peak."""
     for name, stored, goal in (("tiny", "bf16", 0.0),) if s.tiny else SPEED:
         with s.step(f"speed: {name} {stored}", 45) as out:
             prompt, count = (8, 4) if s.tiny else (2048, 128)
@@ -288,9 +337,25 @@ def speed(s: Session, bandwidth: float) -> None:
             begun = time.perf_counter()
             engine.feed(ids)
             prefill = time.perf_counter() - begun
-            per_row = step_flops(model.module.functions["decode"])
-            out |= {"prefill_tok_s": prompt / prefill, "prefill_flop_s": per_row * prompt / prefill}
+            done = prompt_flops(model, prompt, context) / prefill
+            out |= {
+                "prefill_tok_s": prompt / prefill,
+                "prefill_flop_s": done,
+                "prefill_goal": PREFILL.get((name, stored)),
+            }
+            out["share_of_dense_peak"] = done / peak if peak else None
             device.close()
+
+
+def prompt_flops(model: CudaModel, prompt: int, context: int) -> float:
+    """What a prompt takes: rows see half of it on the average, and one has logits."""
+    function = max(
+        (f for f in model.module.functions.values() if f.name.startswith("prefill")),
+        key=lambda f: f.inputs[0].type.shape,
+    )
+    attention = sum(op_flops(op) for op in function.walk() if op.name in ATTENTION)
+    rows = function.inputs[0].type.shape[0]
+    return prompt / rows * (step_flops(function) - attention * (1 - prompt / 2 / context))
 
 
 def launch_times(device: CudaDevice, position: int) -> dict[str, float]:
@@ -314,12 +379,17 @@ def torch_beside(s: Session) -> None:
 def table(found: dict[str, Any]) -> str:
     """Speeds as a table in Markdown, and what the probes say should be done next."""
     steps = found["steps"]
-    lines = ["| | decode tok/s | share of measured bandwidth | goal | prefill tok/s |", "|---|---|---|---|---|"]
+    lines = [
+        "| | decode tok/s | share of measured bandwidth | goal | prefill tok/s | share of measured dense peak | goal |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, out in steps.items():
         if "decode_tok_s" in out:
             share = out.get("share_of_bandwidth")
             cells = [f"{out['decode_tok_s']:.1f}", f"{share:.2f}" if share else "", str(out.get("goal", ""))]
             cells.append(f"{out['prefill_tok_s']:.0f}" if "prefill_tok_s" in out else "")
+            share = out.get("share_of_dense_peak")
+            cells += [f"{share:.2f}" if share else "", str(out.get("prefill_goal") or "")]
             lines.append(f"| {name.removeprefix('speed: ')} | {' | '.join(cells)} |")
     cost, meet = steps.get("launch cost", {}), steps.get("barrier cost", {})
     if "overlapping_s" in cost and "seconds" in meet and "error" not in meet:

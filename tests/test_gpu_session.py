@@ -24,7 +24,10 @@ def test_it_runs_to_its_end(tmp_path: Path) -> None:
     steps = json.loads(out.read_text())["steps"]
     assert not [name for name, found in steps.items() if "error" in found and not found.get("optional")]
     assert steps["whole model"]["greedy"] == "6 of 6 tokens the same"
+    assert steps["batches"]["greedy"] == 3
+    assert steps["dense peak"]["flop_s"] > 0
     assert steps["speed: tiny bf16"]["decode_tok_s"] > 0
+    assert steps["speed: tiny bf16"]["share_of_dense_peak"] > 0
     assert all(us > 0 for us in steps["speed: tiny bf16"]["launch_us"].values())
     assert steps["read bandwidth"]["bytes_a_second"] > 0
     assert "| tiny bf16 |" in done.stdout
