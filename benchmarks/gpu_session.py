@@ -40,7 +40,7 @@ from benchmarks.gpu_probes import (
     random_weights,
     read_speed,
 )
-from benchmarks.gpu_torch import torch_decode
+from benchmarks.gpu_torch import TorchDecoder
 from graphllm.compiler.launches.bytes_moved import step_moved
 from graphllm.compiler.native.simulated import simulated
 from graphllm.compiler.nvrtc.build import built
@@ -368,12 +368,17 @@ def launch_times(device: CudaDevice, position: int) -> dict[str, float]:
 
 
 def torch_beside(s: Session) -> None:
-    for name in ("tiny",) if s.tiny else ("llama-3.2-1b", "tinyllama-1.1b", "qwen2.5-0.5b"):
+    prompt, steps = (8, 4) if s.tiny else (2048, 64)
+    names = ("llama-3.2-1b", "tinyllama-1.1b", "qwen2.5-0.5b", "llama-3-8b")
+    for name in ("tiny",) if s.tiny else names:
         for compiled in (False, True):
             with s.step(f"PyTorch {'compiled' if compiled else 'eager'}: {name} bf16", 60 if compiled else 20) as out:
                 out["optional"] = True
                 config = cuda_model(name, "bf16", context=64).config
-                out["decode_tok_s"] = torch_decode(config, compiled=compiled)
+                decoder = TorchDecoder(config, context=512)
+                out["decode_tok_s"] = decoder.decode(compiled=compiled, steps=steps)
+                del decoder  # one model's weights at a time
+                out["prefill_tok_s"] = TorchDecoder(config, context=prompt).prefill(prompt, compiled=compiled)
 
 
 def table(found: dict[str, Any]) -> str:
