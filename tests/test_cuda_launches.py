@@ -226,7 +226,7 @@ def test_the_command_shows_them(capsys: pytest.CaptureFixture[str]) -> None:
     needs_nvrtc()
     assert main(["show", "demo", "--resources", "sm_86"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("decode on sm_86: 32 launches, ")
+    assert said[0].startswith("decode on sm_86: 32 launches and 1 to choose tokens, ")
     assert "of the floor of" in said[0]
     assert said[2].split()[:4] == ["kernel", "launches", "blocks", "threads"]
     assert any(line.startswith("attention_1 ") for line in said)

@@ -29,10 +29,16 @@ class Moved:
         return self.moved / self.floor if self.floor else 1.0
 
 
+def sequences(stream: Stream, function: Function) -> int:
+    """How many caches a step reads: that of each row, or of the one prompt that all rows belong to."""
+    return 1 if function.rows == "consecutive" else stream.rows
+
+
 def step_moved(stream: Stream, function: Function, positions: int) -> Moved:
     """A step of the function where every row sees ``positions`` positions; the choice of a token left out."""
-    floor = step_bytes(function) + cached_bytes_per_position(function) * positions * stream.rows
-    return Moved(len(stream.launches), sum(moved(x, positions, stream.rows) for x in stream.launches), floor)
+    caches = sequences(stream, function)
+    floor = step_bytes(function) + cached_bytes_per_position(function) * positions * caches
+    return Moved(len(stream.launches), sum(moved(x, positions, caches) for x in stream.launches), floor)
 
 
 def kernels_moved(stream: Stream, function: Function, positions: int) -> dict[str, Moved]:
@@ -41,9 +47,9 @@ def kernels_moved(stream: Stream, function: Function, positions: int) -> dict[st
     for at, launch in enumerate(stream.launches):
         following = stream.launches[at + 1].op if at + 1 < len(stream.launches) else len(function.ops)
         floor = sum(map(kernel_bytes, function.ops[launch.op : max(launch.op, following)]))
-        floor += launch.cached * positions * stream.rows
+        floor += launch.cached * positions * sequences(stream, function)
         before = out.get(launch.kernel, Moved(0, 0, 0))
-        own = moved(launch, positions, stream.rows)
+        own = moved(launch, positions, sequences(stream, function))
         out[launch.kernel] = Moved(before.launches + 1, before.moved + own, before.floor + floor)
     return out
 
@@ -57,13 +63,13 @@ def operations_moved(stream: Stream, function: Function, positions: int) -> list
     for at, launch in enumerate(stream.launches):
         following = stream.launches[at + 1].op if at + 1 < len(stream.launches) else len(function.ops)
         floor = sum(map(kernel_bytes, function.ops[launch.op : max(launch.op, following)]))
-        floor += launch.cached * positions * stream.rows
+        floor += launch.cached * positions * sequences(stream, function)
         before = out[launch.op] or Moved(0, 0, 0)
-        own = moved(launch, positions, stream.rows)
+        own = moved(launch, positions, sequences(stream, function))
         out[launch.op] = Moved(before.launches + 1, before.moved + own, before.floor + floor)
     return out
 
 
-def moved(launch: Launch, positions: int, rows: int) -> int:
-    """Bytes that one launch moves."""
-    return sum(a.moved for a in launch.accesses) + launch.cached * positions * rows
+def moved(launch: Launch, positions: int, caches: int) -> int:
+    """Bytes that one launch moves. What several blocks read of a cache comes from memory once."""
+    return sum(a.moved for a in launch.accesses) + launch.cached * positions * caches

@@ -94,12 +94,13 @@ def _function(stream: Stream, module: Module, resources: Mapping[str, Resources]
         m = each.get(name)
         counted = ("-", "-", "-") if m is None else (size_text(m.moved), size_text(m.floor), _ratio(m.moved, m.floor))
         busiest += 0 if m is None else m.moved * b.busiest
-        numbers = (m.launches if m else 0, b.blocks, launch.block, launch.shared + r.shared, r.registers, r.spilled)
+        numbers = (m.launches if m else 1, b.blocks, launch.block, launch.shared + r.shared, r.registers, r.spilled)
         rows.append((name, *map(str, numbers), str(b.resident), *counted))
+    choosing = f" and {len(stream.choice)} to choose tokens" if stream.choice else ""
     said = (
-        f"{stream.name} on {arch}: {whole.launches} launches, {size_text(whole.moved)} at {positions} positions, "
-        f"{whole.ratio:.3f} of the floor of {size_text(whole.floor)}; with {LIMITS[arch].sms} SMs the busiest one "
-        f"moves {busiest / max(1, whole.moved):.2f} of a fair share"
+        f"{stream.name} on {arch}: {whole.launches} launches{choosing}, {size_text(whole.moved)} at {positions} "
+        f"positions, {whole.ratio:.3f} of the floor of {size_text(whole.floor)}; with {LIMITS[arch].sms} SMs the "
+        f"busiest one moves {busiest / max(1, whole.moved):.2f} of a fair share"
     )
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     table = [

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from graphllm.compiler.launches.bytes_moved import moved
+from graphllm.compiler.launches.bytes_moved import moved, sequences
 from graphllm.ir.core import Function, Operation
 from graphllm.measure.profile.cost import bytes_and_flops
 from graphllm.plan.launch import Stream
@@ -72,8 +72,8 @@ def launches_of(stream: Stream, function: Function, seen: int) -> list[Part]:
         part = out[-1].part + 1 if out and out[-1].index == launch.op else 0
         template = launch.what or launch.kernel
         own = ops or function.ops[launch.op : launch.op + 1]
-        made = _part(launch.op, part, own, template, launch.kernel, seen, moved(launch, seen, stream.rows), flops)
-        out.append(made)
+        bytes_moved = moved(launch, seen, sequences(stream, function))
+        out.append(_part(launch.op, part, own, template, launch.kernel, seen, bytes_moved, flops))
     return out
 
 
