@@ -238,6 +238,24 @@ LONE: dict[str, Callable[[Lone], Any]] = {
     "take_rows": lambda s: ops.take_rows(s.x(s.t, 48), s.builder.input("rows", TensorType("i32", (2,)))),
 }
 
+# Rows so long that native code goes through them in another way: from 4,096 columns on, from 6,144 on, and of several
+# stretches to a group.
+LONG: dict[str, Callable[[Lone], Any]] = {
+    "linear of long rows": lambda s: ops.linear(s.x(s.t, 4150), s.weight(19, 4150)),
+    "linear bf16 of long rows": lambda s: ops.linear(
+        s.x(s.t, 5003), ops.cast(s.weight(19, 5003, dtype="bf16"), dtype="f32")
+    ),
+    "linear bf16 of longer rows": lambda s: ops.linear(
+        s.x(s.t, 6301), ops.cast(s.weight(19, 6301, dtype="bf16"), dtype="f32")
+    ),
+    "linear int8 of long groups": lambda s: ops.linear(
+        s.x(s.t, 1030), ops.dequantize(s.weight(19, 1030, dtype="i8"), s.weight(19, 6, name="scale"), group=200)
+    ),
+    "linear int8 of many groups": lambda s: ops.linear(
+        s.x(s.t, 1300), ops.dequantize(s.weight(19, 1300, dtype="i8"), s.weight(19, 21, name="scale"), group=64)
+    ),
+}
+
 
 def _experts(s: Lone, dtype: str, own: bool = False) -> tuple[Value, Value]:
     """A product with the matrices of 5 experts, of which rows use 3."""

@@ -18,7 +18,9 @@ from graphllm.codegen.cpu.generate import generate
 from graphllm.codegen.cpu.target import CPU
 from graphllm.compiler.link import check_kernels
 from graphllm.compiler.native import build
+from graphllm.compiler.native.isa import cpu_features
 from graphllm.errors import GraphLLMError, PlanError
+from graphllm.ir.core import Module
 from graphllm.ir.parser import parse_module
 from graphllm.ir.printer import print_module
 from graphllm.ir.verifier import verify
@@ -27,7 +29,7 @@ from graphllm.passes.pipeline import lowering
 from graphllm.runtime.dry_run import dry_run
 from tests.cpu_models import cpu_device, cpu_lowered, quick_builds, shipped_builds
 from tests.kernel_checks import KERNELS, check, distinct_kernels, lone_module, own_states
-from tests.lone_kernels import EXPERTS, LONE
+from tests.lone_kernels import EXPERTS, LONE, LONG
 from tests.lowered_models import Storage
 from tests.model_zoo import ZOO
 
@@ -64,7 +66,18 @@ def test_decoders_are_fused_to_the_last_operation(name: str) -> None:
 
 
 def test_lone_operations() -> None:
-    module, arrays = lone_module(lowering(CPU), cases=LONE | EXPERTS)
+    _check_all(*lone_module(lowering(CPU), cases=LONE | EXPERTS))
+
+
+@pytest.mark.parametrize("isa", ["native", "avx2", "portable"])
+def test_products_of_long_rows(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAPHLLM_ISA", isa)
+    if isa == "avx2" and "avx2" not in cpu_features().split():
+        pytest.skip("this CPU has no AVX2")
+    _check_all(*lone_module(lowering(CPU), rows=(1, 2, 3, 5), cases=LONG))
+
+
+def _check_all(module: Module, arrays: dict[str, Array]) -> None:
     device = cpu_device(module, arrays, threads=2)
     for seed, function in enumerate(module.functions.values()):
         check(device, own_states(module, function), function, arrays, seed)

@@ -20,7 +20,7 @@ from graphllm.compiler.native.toolchain import compiler_command
 from graphllm.passes.pipeline import lowering
 from tests.cpu_models import PLAIN, cpu_device, cpu_lowered
 from tests.kernel_checks import check, distinct_kernels, lone_module, own_states
-from tests.lone_kernels import EXPERTS, LONE
+from tests.lone_kernels import EXPERTS, LONE, LONG
 from tests.lowered_models import Storage
 from tests.precompiled import precompiled
 from tests.shared_data import shared
@@ -66,7 +66,7 @@ def test_the_code_is_that_of_the_machine(machine: str) -> None:
 def test_lone_operations(machine: str) -> None:
     """All that instructions of their own are used for; with VNNI alone that is integers."""
     words = ("linear", "attention", "embed", "quantize", "cast") if machine == "AVX512" else ("int8",)
-    cases: dict[str, Any] = {n: body for n, body in (LONE | EXPERTS).items() if any(w in n for w in words)}
+    cases: dict[str, Any] = {n: body for n, body in (LONE | EXPERTS | LONG).items() if any(w in n for w in words)}
     module, arrays = lone_module(lowering(CPU), rows=(1, 5, 31), cases=cases)
     device = cpu_device(module, arrays, threads=2)
     for seed, function in enumerate(module.functions.values()):
