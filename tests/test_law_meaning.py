@@ -22,7 +22,8 @@ from graphllm.passes.cast import cast
 from graphllm.passes.manager import Pass, run_passes
 from graphllm.passes.pipeline import lowering, portable
 from tests.model_zoo import ZOO, random_tensors
-from tests.random_ir import Outcome, Weights, plain, random_module, run_steps
+from tests.random_arrays import Outcome, Weights, plain, run_steps
+from tests.random_ir import random_module
 from tests.reference_forward import reference_logits
 
 Array = NDArray[Any]

@@ -14,7 +14,7 @@ from graphllm.errors import VerifyError
 from graphllm.ir import Builder, Value, interpret, ops
 from graphllm.ir.opdef import OPS, OpDef
 from graphllm.ir.types import DType, TensorType
-from tests.random_ir import Weights, plain, random_array
+from tests.random_arrays import Weights, plain, random_array
 
 Array = NDArray[Any]
 BF16 = ml_dtypes.bfloat16

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from graphllm.errors import VerifyError
 from graphllm.ir import interpret, ops
 from graphllm.ir.opdef import OPS
-from tests.random_ir import Weights, fresh_states, plain, random_inputs, random_module
+from tests.random_arrays import Weights, fresh_states, plain, random_inputs
+from tests.random_ir import random_module
 
 Array = NDArray[Any]
 
