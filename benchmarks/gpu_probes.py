@@ -1,5 +1,5 @@
-"""Kernels that measure a GPU itself: how fast memory can be read, what a launch and a barrier
-cost, how fast tensor cores multiply."""
+"""Kernels that measure a GPU itself: how fast memory can be read and tensor cores multiply, what launches and barriers
+cost."""
 
 from __future__ import annotations
 

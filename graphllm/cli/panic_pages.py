@@ -1,7 +1,8 @@
 """The page that Rust prints when a tokenizer's library panics stays off the terminal: the error is told in one line.
 
 Its runtime writes to the process's standard error and cannot be asked not to. So that is led aside for as long as a
-call of the library lasts, and whatever else was written meanwhile, by another thread, follows when the call ends.
+call of the library lasts. What another thread writes meanwhile follows when the call ends, up to a page if there is
+one.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from graphllm.ir.core import Function
 from graphllm.ir.cost import cached_bytes_per_position, kernel_bytes, step_bytes
@@ -28,6 +30,12 @@ class Moved:
         """What is moved for each byte that must be."""
         return self.moved / self.floor if self.floor else 1.0
 
+    def __add__(self, other: Moved) -> Moved:
+        return Moved(self.launches + other.launches, self.moved + other.moved, self.floor + other.floor)
+
+
+_NOTHING: Final = Moved(0, 0, 0)
+
 
 def sequences(stream: Stream, function: Function) -> int:
     """How many caches a step reads: that of each row, or of the one prompt that all rows belong to."""
@@ -44,13 +52,8 @@ def step_moved(stream: Stream, function: Function, positions: int) -> Moved:
 def kernels_moved(stream: Stream, function: Function, positions: int) -> dict[str, Moved]:
     """Each kernel of the function. One that prepares another's work has no floor: it all stands with the other."""
     out: dict[str, Moved] = {}
-    for at, launch in enumerate(stream.launches):
-        following = stream.launches[at + 1].op if at + 1 < len(stream.launches) else len(function.ops)
-        floor = sum(map(kernel_bytes, function.ops[launch.op : max(launch.op, following)]))
-        floor += launch.cached * positions * sequences(stream, function)
-        before = out.get(launch.kernel, Moved(0, 0, 0))
-        own = moved(launch, positions, sequences(stream, function))
-        out[launch.kernel] = Moved(before.launches + 1, before.moved + own, before.floor + floor)
+    for launch, own in _launches_moved(stream, function, positions):
+        out[launch.kernel] = out.get(launch.kernel, _NOTHING) + own
     return out
 
 
@@ -60,14 +63,19 @@ def operations_moved(stream: Stream, function: Function, positions: int) -> list
     Of several that share a launch, the first has it, and the floor of all.
     """
     out: list[Moved | None] = [None] * len(function.ops)
+    for launch, own in _launches_moved(stream, function, positions):
+        out[launch.op] = (out[launch.op] or _NOTHING) + own
+    return out
+
+
+def _launches_moved(stream: Stream, function: Function, positions: int) -> Iterator[tuple[Launch, Moved]]:
+    """Each launch, with the floor of the operations up to the next one."""
+    caches = sequences(stream, function)
     for at, launch in enumerate(stream.launches):
         following = stream.launches[at + 1].op if at + 1 < len(stream.launches) else len(function.ops)
         floor = sum(map(kernel_bytes, function.ops[launch.op : max(launch.op, following)]))
-        floor += launch.cached * positions * sequences(stream, function)
-        before = out[launch.op] or Moved(0, 0, 0)
-        own = moved(launch, positions, sequences(stream, function))
-        out[launch.op] = Moved(before.launches + 1, before.moved + own, before.floor + floor)
-    return out
+        floor += launch.cached * positions * caches
+        yield launch, Moved(1, moved(launch, positions, caches), floor)
 
 
 def moved(launch: Launch, positions: int, caches: int) -> int:

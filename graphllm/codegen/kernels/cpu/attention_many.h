@@ -25,11 +25,7 @@ inline void spread(const float* x, long row, long step, const float* panel, int 
 }
 
 // Whether a number is NaN or infinite.
-inline bool broken(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    return (bits & 0x7f800000u) == 0x7f800000u;
-}
+inline bool broken(float x) { return (bits_as<uint32_t>(x) & 0x7f800000u) == 0x7f800000u; }
 
 // Makes 0 of what is no number; returns whether there was such.
 inline bool only_numbers(float* x, int n) {

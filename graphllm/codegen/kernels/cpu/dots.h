@@ -7,6 +7,8 @@
 //   OFFSET                  sums of a stretch begin with start(total of the activations in it)
 //   dots<N, T, D>(w, x, rows, starts, n, sums)   sums[t] = n elements of w . row t, in units of its last digit; N is n where
 //                           that is known to the compiler, else 0
+//
+// Without instructions for it, dots gives integers, digit by digit: GRAPHLLM_PLAIN_DOTS says so.
 #pragma once
 
 #include "weights.h"

@@ -13,7 +13,7 @@
 
 namespace graphllm {
 
-constexpr int DEPTH = 256;   // cells in a panel: with 32 columns it fills 32 kB, read from a second-level cache at most
+constexpr int DEPTH = 256;   // cells in a panel: with 32 columns it fills 32 kB: in a second-level cache at worst
 constexpr int WIDEST = 256;  // columns in hand: activations, a panel deep, stay in a second-level cache for all of them
 
 // A packed panel: cells [n][PANEL], and for integers a scale for each column of each group.
@@ -25,8 +25,8 @@ struct Panel {
 constexpr int stacks(int rows) { return (rows + STACK - 1) / STACK; }
 constexpr int panels(int columns) { return (columns + PANEL - 1) / PANEL; }
 
-// A row's cells to those of its lane in a stack.
-inline void spread(const void* row, int cells, Cell* to) {
+// A row's cells to its lane of a stack.
+inline void to_lane(const void* row, int cells, Cell* to) {
     for (int c = 0; c < cells; ++c) to[long(c) * STACK] = read<Cell>(static_cast<const char*>(row) + 4L * c);
 }
 
@@ -81,7 +81,7 @@ struct Halves {
         bf16* row = reinterpret_cast<bf16*>(room);
         for (int i = 0; i < w.k; ++i) from_float(x[i], row[i]);
         row[w.k] = bf16{0};  // the other half of the last cell
-        spread(room, cells(), reinterpret_cast<Cell*>(stack) + lane);
+        to_lane(room, cells(), reinterpret_cast<Cell*>(stack) + lane);
     }
 
     void pack(long n0, int count, int c0, int n, Panel to, float*) const {
@@ -132,7 +132,7 @@ struct Integers {
         std::memset(q + w.k, 0, up(w.k, 64) - w.k);
         Cell* to = reinterpret_cast<Cell*>(stack) + lane;
         if constexpr (sizeof(Element) == 1)
-            spread(q, cells(), to);
+            to_lane(q, cells(), to);
         else
             for (int c = 0; c < cells(); ++c) {
                 Element cell[PER];
@@ -208,12 +208,12 @@ inline void many(const Way& way, const unsigned char* x, long n0, int count, int
     Cell* cells = reinterpret_cast<Cell*>(room);
     float* scales = reinterpret_cast<float*>(cells + long(DEPTH) * PANEL);
     float* turned = scales + long(DEPTH) * PANEL;
+    const Panel panel{cells, scales};
     const int depth = way.depth(), last = panels(count) - 1;
     for (int c0 = 0; c0 < way.cells(); c0 += depth) {
         const int n = way.cells() - c0 < depth ? way.cells() - c0 : depth;
         for (int p = 0; p <= last; ++p) {
             const int columns = p < last ? PANEL : count - p * PANEL;
-            const Panel panel{cells, scales};
             way.pack(n0 + p * PANEL, columns, c0, n, panel, turned);
             const bool deeper = p == last && c0 + depth < way.cells();
             const long next_n = deeper ? n0 : n0 + (p + 1) * PANEL;
