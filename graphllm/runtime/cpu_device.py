@@ -24,6 +24,7 @@ from graphllm.runtime.device import DeviceMemory, Logits, Row
 
 Array = NDArray[Any]
 ABI: Final = 2  # of the functions below; the generator prints the same number
+_PATIENCE: Final = 60.0  # seconds that closing waits for a step to end
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,10 @@ class CpuDevice:
         handle = code.graphllm_open(_addresses(arrays), _addresses(states), self._arena.ctypes.data, threads)
         if not handle:
             raise RunError(f"threads: {threads} cannot be started; choose fewer with --threads")
+        self._handle, self._step = ctypes.c_void_p(handle), code.graphllm_step
         # The last use of all this memory is the closing; until then the library holds its addresses.
-        self._close = finalize(self, _closed, code.graphllm_close, handle, (arrays, states, self._arena))
-        self._handle, self._step = handle, code.graphllm_step
+        held_memory = (arrays, states, self._arena)
+        self._close = finalize(self, _closed, code.graphllm_close, self._handle, self._lock, held_memory)
         held_by_states, workspace = sum(s.nbytes for s in states), int(code.graphllm_workspace(handle))
         self._memory = DeviceMemory(stored + copied, stored, arena, held_by_states, workspace)
         self._bound = {name: self._bind(number, name) for number, name in enumerate(module.functions)}
@@ -122,8 +124,9 @@ class CpuDevice:
         """Nothing is left to be made ready."""
 
     def close(self) -> None:
-        """End its threads; no step may follow."""
-        self._close()
+        """End its threads; a step that follows is refused."""
+        if self._close():
+            self._lock.release()
 
     def row(self, token: int, position: int, slot: int) -> Logits:
         bound, one = self._decode, self._one
@@ -132,6 +135,7 @@ class CpuDevice:
             if self._poison:
                 self._arena.fill(0xFF)
             one[0], one[1], one[2] = token, position, slot
+            self._check_open()
             self._step(self._handle, bound.number, *self._one_at, None, 1)
         return bound.logits
 
@@ -167,7 +171,12 @@ class CpuDevice:
         assert 0 < live <= len(bound.ids)
         if self._poison:
             self._arena.fill(0xFF)
+        self._check_open()
         self._step(self._handle, bound.number, *bound.inputs, live)
+
+    def _check_open(self) -> None:
+        if not self._handle:
+            raise RunError("model: it was closed; load it again")
 
     def _bind(self, number: int, name: str) -> _Bound:
         function = self._module.functions[name]
@@ -200,9 +209,17 @@ def _load(library: Path) -> ctypes.CDLL:
     return code
 
 
-def _closed(close: Callable[[int], None], handle: int, held: object) -> None:
-    """``held`` is memory the library works on: it is let go only after the library's threads have ended."""
-    close(handle)
+def _closed(close: Callable[[int], None], handle: ctypes.c_void_p, lock: Lock, held: object) -> bool:
+    """``held`` is memory the library works on: it is let go only after the library's threads have ended.
+
+    A program may end while a thread of its own is in a step. That step comes to its end first, and the lock stays
+    taken, so that none follows. False where the step does not end, as in the child of a fork in mid-step.
+    """
+    if not lock.acquire(timeout=_PATIENCE):
+        return False
+    close(handle.value or 0)
+    handle.value = None
+    return True
 
 
 def _addresses(arrays: Sequence[Array]) -> ctypes.Array[Any]:
