@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -81,6 +83,33 @@ def test_the_compiler_chosen_comes_first(fake: Fake) -> None:
     assert (compiler.name, compiler.version) == ("fake-c++", "fake 1.0")
 
 
+def test_the_order_of_compilers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """c++, g++, clang++ on the path, and the one of the wheel where there is none of them."""
+    nothing_on_the_path(tmp_path, monkeypatch)
+    zig = tmp_path / "site" / "ziglang" / "zig"
+    zig.parent.mkdir(parents=True)
+    script = f"#!{shutil.which('sh', path=os.defpath)}\necho this is $0\n"
+    wheel = SimpleNamespace(submodule_search_locations=[str(zig.parent)])
+    monkeypatch.setattr(toolchain, "find_spec", lambda name: wheel if name == "ziglang" else None)
+    assert compiler_command() is None  # the wheel is there, and its program is not
+    for path in (zig, *(tmp_path / name for name in ("clang++", "g++", "c++"))):
+        path.write_text(script)
+        path.chmod(0o755)
+        compiler = find_compiler()
+        assert compiler.command == ((str(zig), "c++") if path == zig else (str(path),))
+        assert compiler.name == ("zig c++" if path == zig else path.name)
+        assert compiler.version == f"this is {path}"
+
+
+def test_one_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mute").write_text("#!/bin/sh\nsleep 600\n")
+    (tmp_path / "mute").chmod(0o755)
+    monkeypatch.setenv("CXX", str(tmp_path / "mute"))
+    monkeypatch.setattr(toolchain, "VERSION_LIMIT", 0.5)
+    with pytest.raises(NativeError, match=r"^C\+\+ compiler mute: --version: no end after 0 s; it was stopped$"):
+        find_compiler()
+
+
 def test_one_that_cannot_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "text").write_text("no program")
     monkeypatch.setenv("CXX", str(tmp_path / "text"))
@@ -152,6 +181,34 @@ def test_built_once_and_found_again() -> None:
     other = built(TEXT.format(2), said.append)
     assert other != first
     assert built_libraries() == sorted([first, other])
+
+
+@needs_compiler
+def test_nobody_else_may_write_to_a_library() -> None:
+    """Whatever the umask says; and one that others could have written to is built again."""
+    before = os.umask(0)
+    try:
+        library = built(TEXT.format(1))
+    finally:
+        os.umask(before)
+    assert library.stat().st_mode & 0o777 == 0o700
+    assert native_folder().stat().st_mode & 0o777 == 0o700
+    library.chmod(0o722)
+    said: list[str] = []
+    assert built(TEXT.format(1), said.append) == library
+    assert len(said) == 1
+    assert library.stat().st_mode & 0o777 == 0o700
+
+
+@needs_compiler
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders on this system")
+def test_what_is_no_file_is_not_read() -> None:
+    """A pipe would keep its reader waiting for ever."""
+    library = built(TEXT.format(1))
+    library.unlink()
+    os.mkfifo(library)
+    assert built(TEXT.format(1)) == library
+    assert library.is_file()
 
 
 @needs_compiler

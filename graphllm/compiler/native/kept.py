@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -55,6 +57,7 @@ def kept(parts: Iterable[str], suffix: str, make: Callable[[Path], Path]) -> Pat
     try:
         with tempfile.TemporaryDirectory(prefix="build-", dir=folder) as scratch:
             made = make(Path(scratch))
+            made.chmod(0o700)  # whatever the umask says: what is checked now is loaded a moment later
             file = folder / f"{key}.{_digest(made)}{suffix}"
             os.replace(made, file)
             return file
@@ -67,7 +70,10 @@ def _digest(file: Path) -> str:
 
 
 def _intact(file: Path) -> bool:
+    """Whether it is a file that nobody else may write to and holds what its name says."""
     try:
-        return file.name.split(".")[1] == _digest(file)
+        mode = file.lstat().st_mode
+        private = sys.platform == "win32" or not mode & (stat.S_IWGRP | stat.S_IWOTH)
+        return stat.S_ISREG(mode) and private and file.name.split(".")[1] == _digest(file)
     except OSError:
         return False
