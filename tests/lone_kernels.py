@@ -213,6 +213,7 @@ LONE: dict[str, Callable[[Lone], Any]] = {
     "linear to V": lambda s: ops.linear(s.x(s.t, 48), s.weight(1031, 48)),
     "linear to one": lambda s: ops.linear(s.x(s.t, 48), s.weight(1, 48)),
     "linear bf16": lambda s: ops.linear(s.x(s.t, 100), ops.cast(s.weight(48, 100, dtype="bf16"), dtype="f32")),
+    "linear f16": lambda s: ops.linear(s.x(s.t, 896), ops.cast(s.weight(33, 896, dtype="f16"), dtype="f32")),
     "linear int8": lambda s: ops.linear(
         s.x(s.t, 100), ops.dequantize(s.weight(48, 100, dtype="i8"), s.weight(48, 4, name="scale"), group=32)
     ),

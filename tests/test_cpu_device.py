@@ -120,6 +120,13 @@ def test_no_bit_depends_on_the_number_of_threads(name: str, storage: Storage) ->
 
 @pytest.mark.usefixtures("shipped_builds")
 @pytest.mark.parametrize(("name", "storage"), [("everything", "bf16"), ("plain", "int8")])
+def test_no_bit_depends_on_the_number_of_threads_as_shipped(name: str, storage: Storage) -> None:
+    """Optimised loops have vectors and rests; where one ends and the other begins must not follow a thread's part."""
+    test_no_bit_depends_on_the_number_of_threads(name, storage)
+
+
+@pytest.mark.usefixtures("shipped_builds")
+@pytest.mark.parametrize(("name", "storage"), [("everything", "bf16"), ("plain", "int8")])
 def test_no_bit_of_a_row_depends_on_the_others(name: str, storage: Storage) -> None:
     """In a step of few rows, who else is there does not matter, nor which row one has."""
     model = cpu_lowered(name, storage)

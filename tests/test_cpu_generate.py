@@ -10,6 +10,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from numpy.typing import NDArray
 
@@ -67,6 +68,46 @@ def test_decoders_are_fused_to_the_last_operation(name: str) -> None:
 
 def test_lone_operations() -> None:
     _check_all(*lone_module(lowering(CPU), cases=LONE | EXPERTS))
+
+
+@pytest.mark.parametrize("isa", ["native", "portable"])
+def test_products_of_any_number_of_rows(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every number up to the last that goes one way, then around whole stacks of rows that go the other."""
+    monkeypatch.setenv("GRAPHLLM_ISA", isa)
+    rows = (3, 4, 6, 7, target.FEW, target.FEW + 1, target.STACK, target.STACK + 1, 3 * target.STACK - 1, 40)
+    names = (
+        "linear",
+        "linear bf16",
+        "linear f16",
+        "linear int8",
+        "linear flat int8",
+        "linear_int8",
+        "linear_int8 odd groups",
+    )
+    _check_all(*lone_module(lowering(CPU), rows=rows, cases={name: LONE[name] for name in names}))
+
+
+@pytest.mark.parametrize("isa", ["native", "avx2", "portable"])
+def test_halves_are_rounded_to_even(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a scale is 1 nothing is near: elements of rows that are to be int8 are exactly the interpreter's."""
+    monkeypatch.setenv("GRAPHLLM_ISA", isa)
+    if isa == "avx2" and "avx2" not in cpu_features().split():
+        pytest.skip("this CPU has no AVX2")
+    text = (
+        "weight @table : f32[1,96]\nfunc @f(%ids: i32[1], %pos: i32[1], %slot: i32[1]) {\n"
+        " %x = embed %ids, @table : f32[1,96]\n"
+        " %q, %scale = quantize_rows %x {group=33} : i8[1,96], f32[1,3]\n return %scale, %q\n}"
+    )
+    module, _ = run_passes(parse_module(text), lowering(CPU))
+    row = np.arange(-48, 48, dtype=np.float32) + np.float32(0.5)
+    row[[0, 40, 90]] = 127, -127, 127
+    row[[7, 50]] = 0, -0.0
+    device = cpu_device(module, {"table": row[None]})
+    device.step("f", {"ids": [0], "pos": [0], "slot": [0]})
+    results = module.functions["f"].results  # the device takes the first one for logits, which are f32
+    scale, q = (np.ndarray(v.type.shape, v.type.numpy, device.arena, v.arena or 0) for v in results)
+    assert scale.tolist() == [[1, 1, 1]]
+    assert q[0].tolist() == [round(x) for x in row.tolist()]
 
 
 @pytest.mark.parametrize("isa", ["native", "avx2", "portable"])

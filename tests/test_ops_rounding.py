@@ -55,6 +55,13 @@ def test_rows_as_int8_round_to_nearest_even() -> None:
     np.testing.assert_array_equal(scale, np.float32([[0, 4, 1]]) / np.float32(127))
 
 
+def test_weights_as_int8_round_to_nearest_even() -> None:
+    w = np.float32([[127, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, -127, 3.5]])
+    scale = ops.group_scales(w, group=9, dtype="f16")
+    assert scale.tolist() == [[1]]
+    assert ops.quantize_groups(w, scale, group=9).tolist() == [[127, 0, 2, 2, 0, -2, -2, -127, 4]]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_rows_as_int8_keep_what_is_not_finite_in_sight(bad: float) -> None:
     x = np.ones((1, 8), np.float32)
