@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from numpy.typing import NDArray
 
-from graphllm.codegen.cpu.generate import generate, weight_names
+from graphllm.codegen.cpu.generate import generate
+from graphllm.codegen.cpu.order import weight_names
 from graphllm.codegen.cpu.target import CPU
 from graphllm.compiler.native import build
 from graphllm.compiler.native.isa import Isa, chosen_isa

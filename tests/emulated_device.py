@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from graphllm.codegen.cpu.generate import generate, weight_names
+from graphllm.codegen.cpu.generate import generate
+from graphllm.codegen.cpu.order import weight_names
 from graphllm.compiler.native import build
 from graphllm.ir.core import Module
 

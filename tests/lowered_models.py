@@ -19,7 +19,7 @@ from graphllm.codegen.kernels.numpy.convert import expanded, tile_rows
 from graphllm.codegen.numpy.generate import generate
 from graphllm.codegen.numpy.target import NUMPY
 from graphllm.compiler.compile import lower
-from graphllm.compiler.link import narrow_matrices
+from graphllm.compiler.link_numpy import narrow_matrices
 from graphllm.compiler.weights import WeightReader
 from graphllm.frontends.config import ModelConfig
 from graphllm.frontends.trace import Steps, trace

@@ -12,9 +12,10 @@ import pytest
 
 import graphllm
 from graphllm.cli import main
+from graphllm.compiler.backends import BACKENDS
 from graphllm.compiler.native.toolchain import compiler_command
 from graphllm.compiler.options import Options
-from graphllm.compiler.targets import BACKENDS, TargetName
+from graphllm.compiler.targets import TargetName
 from graphllm.errors import GraphLLMError
 from graphllm.frontends.checkpoint import TensorSource
 from graphllm.measure.fit.check import Ask, Fit, check

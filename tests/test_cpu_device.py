@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from graphllm.codegen.cpu.generate import weight_names
+from graphllm.codegen.cpu.order import weight_names
 from graphllm.codegen.cpu.target import FEW
 from graphllm.compiler.native import build
 from graphllm.compiler.native.isa import Isa, cpu_features

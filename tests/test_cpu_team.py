@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from graphllm.codegen.cpu.generate import generate, weight_names
+from graphllm.codegen.cpu.generate import generate
+from graphllm.codegen.cpu.order import weight_names
 from graphllm.compiler.native import build
 from graphllm.errors import RunError
 from graphllm.runtime.cpu_device import CpuDevice

@@ -23,7 +23,7 @@ from graphllm.api.lowered import Say, Wanted
 from graphllm.api.model import Model, PathLike
 from graphllm.api.plan import Plan, Stage
 from graphllm.api.source import source_of
-from graphllm.compiler.link import Expand, LoweredForOther, link_numpy
+from graphllm.compiler.link import Expand, LoweredForOther
 from graphllm.errors import GraphLLMError, NativeError, PlanError, RunError
 from graphllm.plan.plan_file import PlanFile, Verify, is_plan
 
@@ -200,14 +200,18 @@ class Link:
         plan, wanted = Plan(self.file), Wanted(self.file, self.context, self.slots, self.kv_dtype, self.say)
         if (module := wanted.own(target)) is not None:
             try:
-                return Model(plan, module, self.device(module, name), self.tokenizer)
+                device = self.device(module, name, wanted.text(target))
+                return Model(plan, module, device, self.tokenizer)
             except LoweredForOther:
                 pass
         module = wanted.again(target)
         return Model(plan, module, self.device(module, name), self.tokenizer)
 
-    def device(self, module: Module, name: DeviceName) -> Device:
+    def device(self, module: Module, name: DeviceName, lowered: str = "") -> Device:
+        """``lowered`` is the text that the module was parsed from, '' where it was lowered just now."""
         if name == "numpy":
+            from graphllm.compiler.link_numpy import link_numpy
+
             return link_numpy(self.file, module, self.expand)
         if name == "cuda":
             from graphllm.compiler.link_cuda import link_cuda
@@ -219,7 +223,7 @@ class Link:
             return link_simulated(self.file, module, say=self.say)
         from graphllm.compiler.link_cpu import link_cpu
 
-        return link_cpu(self.file, module, self.threads, self.say)
+        return link_cpu(self.file, module, self.threads, self.say, lowered=lowered)
 
 
 def cached_plan(
@@ -315,8 +319,9 @@ def chosen_options(
     overrides: Overrides | None,
     target: TargetName | None,
 ) -> Options:
+    from graphllm.compiler.backends import BACKENDS
     from graphllm.compiler.options import Options
-    from graphllm.compiler.targets import BACKENDS, resolve
+    from graphllm.compiler.targets import resolve
     from graphllm.frontends.overrides import NO_OVERRIDES
     from graphllm.passes.quantize_int8 import Quantization
 

@@ -33,13 +33,13 @@ class Inspection:
 
     def source(self, target: TargetName) -> str:
         """The code that the module gives for a target, lowered for it where it was lowered for another."""
-        from graphllm.compiler.targets import BACKENDS
+        from graphllm.compiler.backends import BACKENDS
 
         return BACKENDS[target].source(self.lowered_for(target))
 
     def lowered_for(self, target: TargetName) -> Module:
         """The module as it was lowered for a target, or is now."""
-        from graphllm.compiler.targets import BACKENDS
+        from graphllm.compiler.backends import BACKENDS
         from graphllm.passes.manager import run_passes
         from graphllm.passes.pipeline import lowering
 

@@ -36,6 +36,10 @@ class Wanted:
             return None
         return module_of(self.file, section)
 
+    def text(self, target: TargetName) -> str:
+        """What ``own`` is parsed from, '' where the plan has none."""
+        return self.file.sections.get(f"lowered/{target}", "")
+
     def again(self, target: TargetName) -> Module:
         """From the portable IR for another target, from the start for other step sizes or another version."""
         from graphllm.compiler.record import steps_of

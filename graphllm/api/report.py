@@ -133,9 +133,10 @@ def _of_plan(file: PlanFile, passes: Sequence[Pass] | None) -> Subject:
 
 
 def _of_checkpoint(path: Path, options: Options | None, passes: Sequence[Pass] | None) -> Subject:
+    from graphllm.compiler.backends import BACKENDS
     from graphllm.compiler.compile import compile_checkpoint, tokenizer_for
     from graphllm.compiler.options import Options
-    from graphllm.compiler.targets import BACKENDS, resolve
+    from graphllm.compiler.targets import resolve
     from graphllm.passes.pipeline import portable
     from graphllm.runtime.tokenizer import load_tokenizer
 
@@ -166,7 +167,7 @@ def _of_checkpoint(path: Path, options: Options | None, passes: Sequence[Pass] |
 
 def _snapshots(traced: Module, portable: Sequence[Pass], target: TargetName) -> list[Snapshot]:
     """The module as it was traced and after every pass."""
-    from graphllm.compiler.targets import BACKENDS
+    from graphllm.compiler.backends import BACKENDS
     from graphllm.passes.manager import run_passes
     from graphllm.passes.pipeline import lowering
     from graphllm.view.report.subject import Snapshot
@@ -213,7 +214,7 @@ def _subject(
 
 
 def _source(module: Module, target: TargetName) -> Source:
-    from graphllm.compiler.targets import BACKENDS
+    from graphllm.compiler.backends import BACKENDS
     from graphllm.view.report.subject import Source
 
     backend = BACKENDS[target]

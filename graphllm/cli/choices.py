@@ -33,8 +33,9 @@ def load_choices(a: argparse.Namespace) -> dict[str, Any]:
 
 def seen_options(a: argparse.Namespace, source: Path, target: str | None) -> Options:
     """How a checkpoint is compiled to be looked at; for a plan the defaults, unless others were asked for."""
+    from graphllm.compiler.backends import BACKENDS
     from graphllm.compiler.options import Options
-    from graphllm.compiler.targets import BACKENDS, resolve
+    from graphllm.compiler.targets import resolve
     from graphllm.frontends.overrides import NO_OVERRIDES
     from graphllm.plan.plan_file import is_plan
 

@@ -14,7 +14,7 @@ from graphllm.plan.place import shown
 
 
 def run(a: argparse.Namespace) -> int:
-    from graphllm.compiler.targets import BACKENDS
+    from graphllm.compiler.backends import BACKENDS
     from graphllm.ir.parser import parse_module
     from graphllm.ir.printer import print_module
     from graphllm.ir.verifier import verify

@@ -7,8 +7,9 @@ import argparse
 
 def run(a: argparse.Namespace) -> int:
     from graphllm.api.plan import Plan
+    from graphllm.compiler.backends import BACKENDS
     from graphllm.compiler.link import check_kernels, check_weights, module_of
-    from graphllm.compiler.targets import BACKENDS, resolve
+    from graphllm.compiler.targets import resolve
     from graphllm.plan.place import size_text
     from graphllm.plan.plan_file import PlanFile
     from graphllm.runtime.dry_run import dry_run

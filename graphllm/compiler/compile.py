@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from graphllm._version import __version__
+from graphllm.compiler.backends import BACKENDS
 from graphllm.compiler.options import Options
-from graphllm.compiler.targets import BACKENDS
 from graphllm.compiler.weights import Array, WeightReader
 from graphllm.errors import CheckpointError, PlanError, TokenizerError
 from graphllm.frontends.checkpoint import Checkpoint

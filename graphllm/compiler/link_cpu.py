@@ -1,11 +1,12 @@
-"""A plan on the native device: code is printed from its lowered IR, built unless it was, and given the weights."""
+"""A plan on the native device: code is printed from its lowered IR and built, unless it was, and given the weights."""
 
 from __future__ import annotations
 
-from graphllm.codegen.cpu.generate import generate, weight_names
+from graphllm.codegen.cpu.order import weight_names
 from graphllm.codegen.cpu.target import CPU
 from graphllm.compiler.link import check_kernels, check_memory, check_weights
 from graphllm.compiler.native.build import Say, built
+from graphllm.compiler.native.printed import printed
 from graphllm.errors import RunError
 from graphllm.ir.core import Module
 from graphllm.plan.plan_file import PlanFile
@@ -17,11 +18,18 @@ MAX_THREADS = 256
 
 
 def link_cpu(
-    plan: PlanFile, module: Module, threads: int = 0, say: Say = lambda line: None, *, timed: bool = False
+    plan: PlanFile,
+    module: Module,
+    threads: int = 0,
+    say: Say = lambda line: None,
+    *,
+    lowered: str = "",
+    timed: bool = False,
 ) -> CpuDevice:
     """The lowered module on the native device; 0 threads are as many as there are physical cores.
 
-    ``timed`` takes the text that writes down times, for profiling.
+    ``lowered`` is the text that the module was parsed from: what was printed for it before is found again, where it
+    is given. ``timed`` takes the text that writes down times, for profiling.
 
     Raises:
         PlanError: the module is no model that the runtime can run, or not the plan's; LoweredForOther where lowering
@@ -35,7 +43,13 @@ def link_cpu(
     check_kernels(module, str(plan.path), CPU)
     check_weights(plan, module)
     check_memory(module)
-    library = built(generate(module, timed=timed), say)
+
+    def text() -> str:
+        from graphllm.codegen.cpu.generate import generate  # what a warm start does not need
+
+        return generate(module, timed=timed)
+
+    library = built(printed(lowered, text) if lowered and not timed else text(), say)
     most = logical_cores()
     if threads > most:
         say(f"threads: {threads} asked for, {most} used: more than there are processors would wait for each other")

@@ -7,10 +7,11 @@ over the same tensors give them the same names.
 
 from __future__ import annotations
 
+from graphllm.compiler.backends import BACKENDS
 from graphllm.compiler.compile import lower
 from graphllm.compiler.link import check_weights, module_of
 from graphllm.compiler.record import config_of, dtype_of, group_of, quantization_of, steps_of
-from graphllm.compiler.targets import BACKENDS, TargetName
+from graphllm.compiler.targets import TargetName
 from graphllm.errors import GraphLLMError, PlanError
 from graphllm.frontends.sizes import tensor_shapes
 from graphllm.frontends.trace import Steps, trace

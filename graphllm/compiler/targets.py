@@ -1,59 +1,15 @@
-"""The targets there are, and which one is meant where nobody says."""
+"""The targets there are by name, and which one is meant where nobody says."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
-from graphllm.codegen.cpu.generate import generate as generate_cpu
-from graphllm.codegen.cpu.generate import kernel_names as cpu_kernels
-from graphllm.codegen.cpu.target import CPU
-from graphllm.codegen.cuda.generate import generate as generate_cuda
-from graphllm.codegen.cuda.target import CUDA
-from graphllm.codegen.numpy.generate import generate as generate_numpy
-from graphllm.codegen.numpy.generate import kernel_names as numpy_kernels
-from graphllm.codegen.numpy.target import NUMPY
-from graphllm.compiler.launches.listing import cuda_kernels, cuda_launches, listing
-from graphllm.compiler.link import int8_matrices
 from graphllm.compiler.native.toolchain import HOW_TO_GET_ONE, compiler_command
 from graphllm.errors import GraphLLMError
-from graphllm.ir.core import Module
-from graphllm.ir.target import Target
-from graphllm.ir.types import DType
 
 TargetName = Literal["cpu", "numpy", "cuda"]
 DeviceName = Literal["cpu", "numpy", "cuda", "cuda-sim"]  # what computes; cuda-sim is a GPU played by the CPU
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """A target, the generator that prints a module lowered for it, and what its KV cache stores unless asked.
-
-    ``kernels`` tells for each function which kernel of the text each of its operations calls, ``launches`` how,
-    in words; '' for none.
-    """
-
-    target: Target
-    source: Callable[[Module], str]
-    kv_dtype: DType
-    language: str = ""
-    kernels: Callable[[Module], Mapping[str, Sequence[str]]] = lambda module: {}
-    launches: Callable[[Module], Mapping[str, Sequence[str]]] = lambda module: {}
-
-
-BACKENDS: Final[dict[TargetName, Backend]] = {
-    "cpu": Backend(CPU, generate_cpu, "f16", "C++", cpu_kernels),
-    "numpy": Backend(
-        NUMPY,
-        lambda module: generate_numpy(module, int8_matrices(module)),
-        "f32",
-        "Python",
-        lambda module: numpy_kernels(module, int8_matrices(module)),
-    ),
-    "cuda": Backend(CUDA, lambda module: listing(generate_cuda(module)), "f16", "CUDA C", cuda_kernels, cuda_launches),
-}
 
 
 def target_of(device: DeviceName) -> TargetName:

@@ -18,6 +18,7 @@ from typing import Final
 from graphllm.codegen.cpu.attention import write_attention
 from graphllm.codegen.cpu.experts import write_expert_linear
 from graphllm.codegen.cpu.linear import write_product
+from graphllm.codegen.cpu.order import weight_names
 from graphllm.codegen.fits import fits_experts
 from graphllm.codegen.layout import Layouts
 from graphllm.codegen.lone import Writer, write_kernel
@@ -190,11 +191,6 @@ class _Unit:
             head = wrapped(f"static void {name}(", ["const Step& step", *declared], ") {")
             self.texts.append("\n".join([*comment, head, *text.lines, "}"]))
         return self.kernels[key]
-
-
-def weight_names(module: Module) -> list[str]:
-    """Stored weights in the order in which the library is given them."""
-    return [w.name for w in module.stored_weights()]
 
 
 def generate(module: Module, *, timed: bool = False) -> str:

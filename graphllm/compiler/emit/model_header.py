@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from itertools import accumulate
 
-from graphllm.codegen.cpu.generate import weight_names
+from graphllm.codegen.cpu.order import weight_names
 from graphllm.errors import PlanError
 from graphllm.ir.core import Function, Module
 from graphllm.ir.lifetime import ALIGNMENT, aligned

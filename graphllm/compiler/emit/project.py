@@ -17,7 +17,8 @@ from typing import Final
 
 import graphllm.codegen.standalone as standalone
 from graphllm._version import __version__
-from graphllm.codegen.cpu.generate import generate, weight_names
+from graphllm.codegen.cpu.generate import generate
+from graphllm.codegen.cpu.order import weight_names
 from graphllm.compiler.emit.model_header import model_header, steps_for_one, weight_bytes
 from graphllm.compiler.emit.tokenizer_file import EmittedTokenizer
 from graphllm.compiler.native.build import HEADERS

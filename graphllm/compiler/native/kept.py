@@ -24,6 +24,7 @@ from graphllm.plan.place import refusal
 _KEY, _DIGEST = 32, 32  # hexadecimal digits of each in a name
 LIBRARY: Final = ".so"
 OBJECT: Final = ".o"
+TEXT: Final = ".cpp"
 
 
 def native_folder() -> Path:
@@ -35,6 +36,11 @@ def built_libraries() -> list[Path]:
     """Every library in the cache, and every object that several libraries share."""
     folder = cache_folder() / "native"
     return sorted((*folder.glob(f"*{LIBRARY}"), *folder.glob(f"*{OBJECT}")))
+
+
+def printed_texts() -> list[Path]:
+    """Every text in the cache that libraries are built from."""
+    return sorted((cache_folder() / "native").glob(f"*{TEXT}"))
 
 
 def kept(parts: Iterable[str], suffix: str, make: Callable[[Path], Path]) -> Path:

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from graphllm.compiler.backends import BACKENDS
 from graphllm.compiler.compile import weights_of
 from graphllm.compiler.options import Options
-from graphllm.compiler.targets import BACKENDS
 from graphllm.compiler.weights import WeightReader
 from graphllm.errors import GraphLLMError
 from graphllm.frontends.open import open_checkpoint

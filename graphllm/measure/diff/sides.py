@@ -16,9 +16,10 @@ from typing import Any, Final, get_args
 
 from graphllm.api import Link, cached_plan, chosen_options
 from graphllm.api.source import source_of
+from graphllm.compiler.backends import BACKENDS
 from graphllm.compiler.link import Expand, check_weights, module_of
 from graphllm.compiler.record import config_of
-from graphllm.compiler.targets import BACKENDS, DeviceName, target_of
+from graphllm.compiler.targets import DeviceName, target_of
 from graphllm.errors import GraphLLMError
 from graphllm.frontends.config import ModelConfig
 from graphllm.ir.core import Module, Weight

@@ -14,12 +14,13 @@ from typing import Any
 
 from graphllm.api.plan import Plan
 from graphllm.api.source import source_of
+from graphllm.compiler.backends import BACKENDS
 from graphllm.compiler.compile import compile_checkpoint
 from graphllm.compiler.link import module_of
 from graphllm.compiler.options import Options
 from graphllm.compiler.record import config_of, steps_of
 from graphllm.compiler.relower import lowered_for, relowered
-from graphllm.compiler.targets import BACKENDS, TargetName
+from graphllm.compiler.targets import TargetName
 from graphllm.errors import GraphLLMError
 from graphllm.frontends.config import ModelConfig
 from graphllm.frontends.trace import Steps

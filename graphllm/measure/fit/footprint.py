@@ -15,7 +15,8 @@ from typing import Final
 from graphllm.codegen.cpu.generate import generate_workspace
 from graphllm.codegen.cuda.generate import generate as generate_cuda
 from graphllm.codegen.numpy.target import TILED, reads_weight_only
-from graphllm.compiler.link import Expand, tile_floats, tiled_weights
+from graphllm.compiler.link import Expand
+from graphllm.compiler.link_numpy import tile_floats, tiled_weights
 from graphllm.compiler.native.build import built
 from graphllm.ir.core import Module, Operation
 from graphllm.ir.lifetime import ALIGNMENT

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphllm.codegen.cpu.generate import generate as generate_cpu
-from graphllm.compiler.link import Expand, link_numpy
+from graphllm.compiler.link import Expand
 from graphllm.compiler.link_cpu import link_cpu
 from graphllm.compiler.link_cuda import link_cuda, link_simulated
+from graphllm.compiler.link_numpy import link_numpy
 from graphllm.compiler.native.build import built
 from graphllm.compiler.targets import DeviceName
 from graphllm.ir.core import Function, Module

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphllm.api import Model
-from graphllm.compiler.targets import BACKENDS, DeviceName, target_of
+from graphllm.compiler.backends import BACKENDS
+from graphllm.compiler.targets import DeviceName, target_of
 from graphllm.errors import RunError
 from graphllm.ir.core import Function, Module
 from graphllm.measure.diff.on_device import one_by_one
