@@ -30,9 +30,9 @@ from graphllm.ir.core import Attr, Attrs, Function, Module, Operation, RowOrder,
 from graphllm.ir.opdef import lookup
 from graphllm.ir.types import NUMPY_DTYPES, DType, TensorType
 
+_SPACE: Final = r"(?:\s|//[^\n]*)+"
 _TOKEN: Final = re.compile(
-    r"""(?P<space>(?:\s|//[^\n]*)+)
-      | (?P<ref>[%@][A-Za-z0-9_][A-Za-z0-9_.]*)
+    r"""(?P<ref>[%@][A-Za-z0-9_][A-Za-z0-9_.]*)
       | (?P<place>arena\+[0-9]+)
       | (?P<type>[A-Za-z_][A-Za-z0-9_]*\[[-0-9,\ ]*\])
       | (?P<word>[A-Za-z_][A-Za-z0-9_]*)
@@ -42,6 +42,7 @@ _TOKEN: Final = re.compile(
       | (?P<stray>.)""",
     re.VERBOSE,
 )
+_TOKENS: Final = re.compile(f"{_SPACE}|({re.sub(r'[?]P<[a-z]+>', '?:', _TOKEN.pattern)})", re.VERBOSE)
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")  # fits 64 bits
 _DTYPES: Final[dict[str, DType]] = {dtype: dtype for dtype in NUMPY_DTYPES}
 
@@ -56,21 +57,15 @@ def parse_module(text: str, where: str = "<ir>") -> Module:
 class _Parser:
     def __init__(self, text: str, where: str) -> None:
         self.text, self.where = text, where
-        self.kinds: list[str] = []
-        self.texts: list[str] = []
-        self.starts: list[int] = []
-        for match in _TOKEN.finditer(text):
-            kind = match.lastgroup or ""
-            if kind == "space":
-                continue
-            if kind == "stray":
-                self.fail(match.start(), f"unexpected character {match.group()!r}")
-            self.kinds.append(kind)
-            self.texts.append(match.group())
-            self.starts.append(match.start())
+        self.texts: list[str] = [token for token in _TOKENS.findall(text) if token]  # '' is space
+        # Tokens repeat: each distinct one is told its kind once.
+        kinds = {token: match.lastgroup or "" for token in set(self.texts) if (match := _TOKEN.fullmatch(token))}
+        self.kinds = [kinds[token] for token in self.texts]
+        if "stray" in kinds.values():
+            at = self.kinds.index("stray")
+            self.fail_at(at, f"unexpected character {self.texts[at]!r}")
         self.kinds.append("end")
         self.texts.append("end of text")
-        self.starts.append(len(text))
         self.next = 0
         self.weights: dict[str, Weight] = {}
         self.states: dict[str, State] = {}
@@ -78,7 +73,7 @@ class _Parser:
         self.defined: set[str] = set()
         # Layers repeat: each distinct type and each distinct application of an operation is worked out once.
         self.types: dict[str, TensorType] = {}
-        self.inferred: dict[tuple[str, tuple[int, ...], str], tuple[Attrs, tuple[TensorType, ...]]] = {}
+        self.inferred: dict[tuple[object, ...], tuple[Attrs, tuple[TensorType, ...]]] = {}
 
     # Tokens
 
@@ -89,7 +84,8 @@ class _Parser:
         raise ParseError(f"{self.where}:{line}:{at - start + 1}: {message}\n  {source}\n  {' ' * (at - start)}^")
 
     def fail_at(self, token: int, message: str) -> NoReturn:
-        self.fail(self.starts[token], message)
+        starts = [match.start() for match in _TOKENS.finditer(self.text) if match[1]]
+        self.fail([*starts, len(self.text)][token], message)
 
     def fail_here(self, expected: str) -> NoReturn:
         self.fail_at(self.next, f"expected {expected}, got {self.texts[self.next]}")
@@ -222,7 +218,7 @@ class _Parser:
             self.fail_at(at, f"{op}: expected {len(types)} results and types, got {len(names)} and {len(given)}")
         results: list[Value] = []
         for i, (name, (type_, arena), inferred) in enumerate(zip(names, given, types, strict=True)):
-            if type_ != inferred:
+            if type_ is not inferred and type_ != inferred:
                 self.fail_at(at, f"{op}: result %{name}; expected {inferred}, got {type_}")
             results.append(self.define(first + 2 * i, Value(name, type_, arena)))
         return Operation(op, operands, attrs, tuple(results), scratch=self.scratch())
@@ -270,7 +266,7 @@ class _Parser:
             operands.append(self.ref())
             while self.accept(","):
                 operands.append(self.ref())
-        start, attrs = self.starts[self.next], dict[str, Attr]()
+        start, attrs = self.next, dict[str, Attr]()
         if self.accept("{"):
             while not self.accept("}"):
                 if attrs:
@@ -280,12 +276,13 @@ class _Parser:
                     self.fail_at(self.next - 1, f"attribute {key} is given twice")
                 self.expect("=")
                 attrs[key] = self.attr()
-        spelled = (name, tuple(id(v.type) for v in operands), self.text[start : self.starts[self.next]])
+        spelled = (name, *[id(v.type) for v in operands], *self.texts[start : self.next])
         if (known := self.inferred.get(spelled)) is None:
             try:
                 entry = lookup(name)
                 complete = entry.complete(attrs)
-                known = complete, entry.result_types(tuple(v.type for v in operands), complete)
+                types = entry.result_types(tuple(v.type for v in operands), complete)
+                known = complete, tuple(self.types.setdefault(str(t), t) for t in types)
             except GraphLLMError as error:
                 self.fail_at(at, str(error))
             self.inferred[spelled] = known

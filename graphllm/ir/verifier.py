@@ -24,10 +24,11 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*")
 def verify(module: Module) -> None:
     """Raise VerifyError, naming function and operation, at the first broken rule."""
     earlier: dict[str, Weight] = {}
+    inference = _Inference()
     for name, weight in module.weights.items():
         _global("weights", name, weight)
         if weight.definition is not None:
-            _definition(weight, weight.definition, earlier)
+            _definition(weight, weight.definition, earlier, inference)
         earlier[name] = weight
     for name, state in module.states.items():
         _global("states", name, state)
@@ -36,7 +37,7 @@ def verify(module: Module) -> None:
     for name, function in module.functions.items():
         if function.name != name or _NAME.fullmatch(name) is None:
             raise VerifyError(f"functions: {name!r} is called {function.name!r}; expected its key, of A-Z a-z 0-9 _ .")
-        _Checker(module, function).check()
+        _Checker(module, function, inference).check()
 
 
 def _global(where: str, name: str, value: Value) -> None:
@@ -55,14 +56,29 @@ def _declared(where: str, value: Value) -> None:
         raise VerifyError(f"{where}: {value.ref} has a place in the arena; only operations' results have one")
 
 
-def _definition(weight: Weight, op: Operation, earlier: Mapping[str, Weight]) -> None:
+def _definition(weight: Weight, op: Operation, earlier: Mapping[str, Weight], inference: _Inference) -> None:
     where = f"weight {weight.ref}"
     for operand in op.operands:
         if not isinstance(operand, Weight) or earlier.get(operand.name) is not operand:
             raise VerifyError(f"{where}: its definition reads {operand.ref}; expected weights that stand before it")
-    types = _types(where, op)
+    types = inference.types(where, op)
     if types != (weight.type,) or [v.type for v in op.results] != [weight.type] or op.result.name != weight.name:
         raise VerifyError(f"{where}: its definition gives {', '.join(map(str, types))}; expected its own type and name")
+
+
+class _Inference:
+    """Types of results, worked out once for each distinct application: layers repeat, and parsed ones share objects."""
+
+    def __init__(self) -> None:
+        # Objects are known by identity, and held, so that none takes the place of another.
+        self.known: dict[tuple[object, ...], tuple[Operation, tuple[TensorType, ...]]] = {}
+
+    def types(self, where: str, op: Operation) -> tuple[TensorType, ...]:
+        """Raises VerifyError."""
+        key = (op.name, id(op.attrs), *[id(v.type) for v in op.operands])
+        if (known := self.known.get(key)) is None:
+            known = self.known[key] = op, _types(where, op)
+        return known[1]
 
 
 def _types(where: str, op: Operation) -> tuple[TensorType, ...]:
@@ -78,8 +94,8 @@ def _types(where: str, op: Operation) -> tuple[TensorType, ...]:
 
 
 class _Checker:
-    def __init__(self, module: Module, function: Function) -> None:
-        self.module, self.function = module, function
+    def __init__(self, module: Module, function: Function, inference: _Inference) -> None:
+        self.module, self.function, self.inference = module, function, inference
         self.where = f"func @{function.name}"
         self.visible: set[int] = set()
         self.names: set[str] = set()
@@ -133,8 +149,8 @@ class _Checker:
     def operation(self, op: Operation) -> None:
         for value in op.operands:
             self.seen(op.name, value)
-        types = _types(self.where, op)
-        if types != tuple(v.type for v in op.results):
+        types = self.inference.types(self.where, op)
+        if types != tuple([v.type for v in op.results]):
             got = ", ".join(str(v.type) for v in op.results)
             self.fail(f"{op.name}: expected {', '.join(map(str, types))}, got {got}")
         entry = lookup(op.name)
