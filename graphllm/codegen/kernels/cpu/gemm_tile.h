@@ -135,6 +135,29 @@ inline void turn16(const unsigned char* from, long ld, Cell flip, Cell* to) {
         _mm512_storeu_si512(to + (4 + i) * PANEL, _mm512_shuffle_i32x4(odd, odd2, 0x88));
         _mm512_storeu_si512(to + (12 + i) * PANEL, _mm512_shuffle_i32x4(odd, odd2, 0xdd));
     }
+#elif !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
+    const __m256i mask = _mm256_set1_epi32(int(flip));
+    for (int r0 = 0; r0 < 16; r0 += 8)
+        for (int c0 = 0; c0 < 16; c0 += 8) {
+            __m256i a[8], b[8];
+            for (int r = 0; r < 4; ++r)
+                for (int half = 0; half < 2; ++half) {  // row r0 + r beside row r0 + 4 + r
+                    const unsigned char* at = from + (r0 + r) * ld + (c0 + 4 * half) * 4;
+                    a[4 * half + r] =
+                        _mm256_xor_si256(_mm256_set_m128i(read<__m128i>(at + 4 * ld), read<__m128i>(at)), mask);
+                }
+            for (int i = 0; i < 8; i += 2) {
+                b[i] = _mm256_unpacklo_epi32(a[i], a[i + 1]);
+                b[i + 1] = _mm256_unpackhi_epi32(a[i], a[i + 1]);
+            }
+            for (int i = 0; i < 8; i += 4)
+                for (int j = 0; j < 2; ++j) {
+                    const __m256i even = _mm256_unpacklo_epi64(b[i + j], b[i + j + 2]),
+                                  odd = _mm256_unpackhi_epi64(b[i + j], b[i + j + 2]);
+                    std::memcpy(to + (c0 + i + 2 * j) * PANEL + r0, &even, sizeof even);
+                    std::memcpy(to + (c0 + i + 2 * j + 1) * PANEL + r0, &odd, sizeof odd);
+                }
+        }
 #else
     for (int c = 0; c < 16; ++c)
         for (int r = 0; r < 16; ++r) to[c * PANEL + r] = read<Cell>(from + r * ld + c * 4) ^ flip;
