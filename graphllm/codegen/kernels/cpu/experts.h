@@ -62,10 +62,10 @@ inline void expert_linear(const Step& step, const W& weights, int rows, int used
                         const unsigned char* x = staged + i * row;
                         const int bunch = count - i < BUNCH ? count - i : BUNCH;
                         switch (bunch) {
-                            case 1: weights.template few<1>(n0, columns, x, at, unit); break;
-                            case 2: weights.template few<2>(n0, columns, x, at, unit); break;
-                            case 3: weights.template few<3>(n0, columns, x, at, unit); break;
-                            default: weights.template few<4>(n0, columns, x, at, unit);
+                            case 1: one_stream<1>(weights, n0, columns, x, at, unit); break;
+                            case 2: one_stream<2>(weights, n0, columns, x, at, unit); break;
+                            case 3: one_stream<3>(weights, n0, columns, x, at, unit); break;
+                            default: one_stream<4>(weights, n0, columns, x, at, unit);
                         }
                         for (int j = 0; j < bunch; ++j)
                             copy(at + j * unit, columns, out(some[i + j] / used, some[i + j] % used) + first);

@@ -2,6 +2,8 @@
 // as an f32 does.
 #pragma once
 
+#include <type_traits>
+
 #include "dots.h"
 
 namespace graphllm {
@@ -125,12 +127,12 @@ struct Integer {
     }
 
     // By the size of groups, where that is one of those known to the compiler.
-    template <int T>
-    void few(long n0, int count, const unsigned char* rows, float* out, int ld) const {
+    template <int T, int R>
+    void few(const Streams<R>& streams, int count, const unsigned char* rows, int ld) const {
         switch (group <= k ? group : 0) {
-            case 32: return grouped<T, 32>(n0, count, rows, out, ld);
-            case 64: return grouped<T, 64>(n0, count, rows, out, ld);
-            default: return grouped<T, 0>(n0, count, rows, out, ld);
+            case 32: return grouped<T, R, 32>(streams, count, rows, ld);
+            case 64: return grouped<T, R, 64>(streams, count, rows, ld);
+            default: return grouped<T, R, 0>(streams, count, rows, ld);
         }
     }
 
@@ -151,73 +153,79 @@ struct Integer {
     static constexpr float BASE = float(1 << Dots::BITS);
 
 #if defined(GRAPHLLM_PLAIN_DOTS)
+    template <int T, int R, int N>
+    void grouped(const Streams<R>& streams, int many, const unsigned char* rows, int ld) const {
+        for (int i = 0; i < many; ++i)
+            for (int r = 0; r < R; ++r) one<T, N>(streams.row[r] + i, rows, streams.out[r] + i, ld);
+    }
+
     // Sums of sixteen groups, then their scales.
     template <int T, int N>
-    void grouped(long n0, int many, const unsigned char* rows, float* out, int ld) const {
+    void one(long n, const unsigned char* rows, float* out, int ld) const {
         const int size = N ? N : group, apart = size < k ? size : k, count = groups(k, size);
         const long row_digits = row() / long(sizeof(Digit));
-        for (int i = 0; i < many; ++i) {
-            const int8_t* w = q + (n0 + i) * k;
-            const S* w_scale = scale + (n0 + i) * count;
-            VF totals[T] = {};
-            for (int from = 0; from < count; from += LANES) {
-                const int some = count - from < LANES ? count - from : LANES;
-                int32_t sums[T * DIGITS][LANES] = {};
-                for (int g = 0; g < some; ++g) {
-                    const int first = (from + g) * size, left = k - first < size ? k - first : size;
-                    const Digit* x = digits(rows) + DIGITS * first;
-                    int32_t dots[T * DIGITS];
-                    if (N && left == N)
-                        Dots::template dots<N, T, DIGITS>(w + first, x, row_digits, N, N, dots);
-                    else
-                        Dots::template dots<0, T, DIGITS>(w + first, x, row_digits, apart, left, dots);
-                    for (int j = 0; j < T * DIGITS; ++j) sums[j][g] = dots[j];
-                }
-                const VF s = some == LANES ? load(w_scale + from) : load_part(w_scale + from, some);
-                for (int t = 0; t < T; ++t) {
-                    VF sum = {};
-                    for (int d = 0; d < DIGITS; ++d) sum = sum * BASE + to<VF>(load_words<int32_t>(sums[t * DIGITS + d]));
-                    const float* x_scale = scales(rows + t * row()) + from;
-                    totals[t] += sum * (s * (some == LANES ? load(x_scale) : load_part(x_scale, some)));
-                }
+        const int8_t* w = q + n * k;
+        const S* w_scale = scale + n * count;
+        VF totals[T] = {};
+        for (int from = 0; from < count; from += LANES) {
+            const int some = count - from < LANES ? count - from : LANES;
+            int32_t sums[T * DIGITS][LANES] = {};
+            for (int g = 0; g < some; ++g) {
+                const int first = (from + g) * size, left = k - first < size ? k - first : size;
+                const Digit* x = digits(rows) + DIGITS * first;
+                int32_t dots[T * DIGITS];
+                if (N && left == N)
+                    Dots::template dots<N, T, DIGITS>(w + first, x, row_digits, N, N, dots);
+                else
+                    Dots::template dots<0, T, DIGITS>(w + first, x, row_digits, apart, left, dots);
+                for (int j = 0; j < T * DIGITS; ++j) sums[j][g] = dots[j];
             }
-            for (int t = 0; t < T; ++t) out[t * ld + i] = sum(totals[t]);
+            const VF s = some == LANES ? load(w_scale + from) : load_part(w_scale + from, some);
+            for (int t = 0; t < T; ++t) {
+                VF sum = {};
+                for (int d = 0; d < DIGITS; ++d) sum = sum * BASE + to<VF>(load_words<int32_t>(sums[t * DIGITS + d]));
+                const float* x_scale = scales(rows + t * row()) + from;
+                totals[t] += sum * (s * (some == LANES ? load(x_scale) : load_part(x_scale, some)));
+            }
         }
+        for (int t = 0; t < T; ++t) out[t * ld] = sum(totals[t]);
     }
 #else
-    template <int T, int N>
-    void grouped(long n0, int many, const unsigned char* rows, float* out, int ld) const {
+    template <int T, int R, int N>
+    void grouped(const Streams<R>& streams, int many, const unsigned char* rows, int ld) const {
         const int size = N ? N : group, count = groups(k, size), whole = N ? k / N : 0, of_group = stretches(k, size);
         const Digit* x = digits(rows);
         const float* x_scale = scales(rows);
         const int32_t* start = starts(rows);
         const Staged apart{row() / long(sizeof(Digit)), size < k ? size : k, row() / 4};
         for (int i = 0; i < many; ++i) {
-            const int8_t* w = q + (n0 + i) * k;
-            const S* w_scale = scale + (n0 + i) * count;
-            typename Dots::Total totals[T] = {};
+            typename Dots::Total totals[R][T] = {};
             for (int from = 0; from < count; from += LANES) {
                 const int some = count - from < LANES ? count - from : LANES;
-                const VF s = some == LANES ? load(w_scale + from) : load_part(w_scale + from, some);
-                float both[T][LANES];  // scales: of weights times those of activations
-                for (int t = 0; t < T; ++t) store(both[t], s * load(x_scale + t * apart.start + from));
+                float both[R][T][LANES];  // scales: of weights times those of activations
+                for (int r = 0; r < R; ++r) {
+                    const S* w_scale = scale + (streams.row[r] + i) * count + from;
+                    const VF s = some == LANES ? load(w_scale) : load_part(w_scale, some);
+                    for (int t = 0; t < T; ++t) store(both[r][t], s * load(x_scale + t * apart.start + from));
+                }
+                const auto products = [&](auto known, int g) {  // of a group, whose size is known or not
+                    constexpr int M = decltype(known)::value;
+                    const int first = (from + g) * size, left = M || k - first >= size ? size : k - first;
+                    const int32_t* begin = start + (from + g) * of_group;
+                    typename Dots::Total sums[R][T];
+                    for (int r = 0; r < R; ++r) {
+                        const int8_t* w = q + (streams.row[r] + i) * k + first;
+                        Dots::template dots<M, T, DIGITS>(w, x + DIGITS * first, apart, begin, left, sums[r]);
+                    }
+                    for (int r = 0; r < R; ++r)
+                        for (int t = 0; t < T; ++t) totals[r][t] += sums[r][t] * both[r][t][g];
+                };
                 int g = 0;
-                for (; g < some && from + g < whole; ++g) {
-                    const int first = (from + g) * N;
-                    typename Dots::Total sums[T];
-                    Dots::template dots<N, T, DIGITS>(w + first, x + DIGITS * first, apart, start + (from + g) * of_group, N,
-                                                      sums);
-                    for (int t = 0; t < T; ++t) totals[t] += sums[t] * both[t][g];
-                }
-                for (; g < some; ++g) {
-                    const int first = (from + g) * size, left = k - first < size ? k - first : size;
-                    typename Dots::Total sums[T];
-                    Dots::template dots<0, T, DIGITS>(w + first, x + DIGITS * first, apart, start + (from + g) * of_group,
-                                                      left, sums);
-                    for (int t = 0; t < T; ++t) totals[t] += sums[t] * both[t][g];
-                }
+                for (; g < some && from + g < whole; ++g) products(std::integral_constant<int, N>{}, g);
+                for (; g < some; ++g) products(std::integral_constant<int, 0>{}, g);
             }
-            for (int t = 0; t < T; ++t) out[t * ld + i] = sum(totals[t]);
+            for (int r = 0; r < R; ++r)
+                for (int t = 0; t < T; ++t) streams.out[r][t * ld + i] = sum(totals[r][t]);
         }
     }
 #endif

@@ -34,12 +34,22 @@ constexpr int FEW = 8;  // rows that a pass over the weights serves without pack
 
 // Private bytes of a thread, the generator asks for the most that any kernel needs; ``row``: row_bytes of the weights.
 constexpr long few_bytes(long row, int k, int pieces, int unit) {
-    return FEW * (row + 4L * up(pieces * unit, LANES)) + 4L * up(k, LANES);
+    return FEW * (row + 4L * up((pieces > STREAMS ? pieces : STREAMS) * unit, LANES)) + 4L * up(k, LANES);
 }
 constexpr int bunch(int pieces, int unit) { return WIDEST / (pieces * unit) > 1 ? WIDEST / (pieces * unit) : 1; }
 constexpr long many_bytes(long row, int k, int most, int pieces, int unit) {
     const int columns = bunch(pieces, unit) * unit;
     return row + 4L * 2 * up(k, LANES) + PANEL_BYTES + 4L * pieces * most * columns;
+}
+
+// Columns of one place in R streams: of rows of weights that lie far apart, or those of a unit cut into as many stretches.
+template <int T, class W>
+inline void one_stream(const W& weights, long n0, int count, const unsigned char* x, float* out, int ld) {
+    constexpr int R = side_by_side(T);
+    const int apart = count / R;
+    weights.template few<T, R>(Streams<R>::apart(n0, out, apart), apart, x, ld);
+    if (R * apart < count)
+        weights.template few<T, 1>(Streams<1>::apart(n0 + R * apart, out + R * apart, 0), count - R * apart, x, ld);
 }
 
 template <class W, class Source, class Finish>
@@ -53,27 +63,52 @@ inline void linear_few(const Step& step, const W& weights, int rows, Cut cut, So
         staged = true;
     };
     const Tile tile{at, cut.unit, long(rows) * cut.unit};
+    const long n = cut.pieces.rows, of_unit = tile.piece * cut.pieces.count;
     const auto unit = [&](int u) {
         const int count = cut.columns(u, u + 1);
         for (int p = 0; p < cut.pieces.count; ++p) {
-            const long n0 = long(p) * cut.pieces.rows + long(u) * cut.unit;
+            const long n0 = p * n + long(u) * cut.unit;
             float* out = at + p * tile.piece;
             switch (rows) {
-                case 1: weights.template few<1>(n0, count, x, out, cut.unit); break;
-                case 2: weights.template few<2>(n0, count, x, out, cut.unit); break;
-                case 3: weights.template few<3>(n0, count, x, out, cut.unit); break;
+                case 1: one_stream<1>(weights, n0, count, x, out, cut.unit); break;
+                case 2: one_stream<2>(weights, n0, count, x, out, cut.unit); break;
+                case 3: one_stream<3>(weights, n0, count, x, out, cut.unit); break;
                 default:
                     for (int t = 0; t < rows; t += 4) {
                         const int from = rows - t >= 4 ? t : rows - 4;  // rows computed twice are the same
-                        weights.template few<4>(n0, count, x + from * row, out + from * cut.unit, cut.unit);
+                        one_stream<4>(weights, n0, count, x + from * row, out + from * cut.unit, cut.unit);
                     }
             }
         }
         finish(tile, u, count, 0, rows);
     };
+    // Whole units u, u + apart, …, all their pieces: R streams.
+    const auto abreast = [&](auto known, int u, int apart) {
+        constexpr int T = decltype(known)::value, R = side_by_side(T);
+        Streams<R> streams;
+        for (int r = 0; r < R; ++r) {
+            const int p = r % cut.pieces.count, s = r / cut.pieces.count;
+            streams.row[r] = p * n + long(u + s * apart) * cut.unit;
+            streams.out[r] = at + s * of_unit + p * tile.piece;
+        }
+        weights.template few<T, R>(streams, cut.unit, x, cut.unit);
+        for (int s = 0; s < R / cut.pieces.count; ++s)
+            finish(Tile{at + s * of_unit, cut.unit, tile.piece}, u + s * apart, cut.unit, 0, rows);
+    };
+    const auto streamed = [&](auto known, int first, int end) {  // the first unit that is left
+        constexpr int R = side_by_side(decltype(known)::value);
+        if (R == 1 || R % cut.pieces.count != 0) return first;
+        const int units = R / cut.pieces.count, apart = (end - first) / units;
+        for (int i = 0; i < apart; ++i) abreast(known, first + i, apart);
+        return first + units * apart;
+    };
     for (Turns turns(step, cut.units); turns.next();) {
         stage();
-        for (int u = turns.first; u < turns.last; ++u) unit(u);
+        const int whole = turns.last == cut.units && cut.last < cut.unit ? turns.last - 1 : turns.last;
+        int u = turns.first;
+        if (rows == 1) u = streamed(std::integral_constant<int, 1>{}, u, whole);
+        if (rows == 2) u = streamed(std::integral_constant<int, 2>{}, u, whole);
+        for (; u < turns.last; ++u) unit(u);
     }
 }
 

@@ -167,13 +167,51 @@ inline VF load(const int8_t* x) {
 #endif
 }
 
-// The first n lanes; the others are 0, and nothing behind them is touched.
+// Fewer than 64 bytes, by moves of sizes that are known: compilers make a slow instruction of the others.
+template <int SIZE = 32>
+inline void copy_some(const void* from, int bytes, void* to) {
+    if (bytes >= SIZE) {  // the first and the last so many
+        char some[2][SIZE];
+        std::memcpy(some[0], from, SIZE);
+        std::memcpy(some[1], static_cast<const char*>(from) + bytes - SIZE, SIZE);
+        std::memcpy(to, some[0], SIZE);
+        std::memcpy(static_cast<char*>(to) + bytes - SIZE, some[1], SIZE);
+    } else if constexpr (SIZE > 1) {
+        copy_some<SIZE / 2>(from, bytes, to);
+    }
+}
+
+// The first n lanes, not all; the others are 0, and nothing behind them is touched.
 template <class S>
 inline VF load_part(const S* x, int n) {
     S room[LANES] = {};
-    std::memcpy(room, x, n * sizeof(S));
+    copy_some(x, n * int(sizeof(S)), room);
     return load(room);
 }
+#if !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__) && !defined(__AVX512F__)
+template <>
+inline VF load_part(const float* x, int n) {
+    static const int32_t there[2 * LANES] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+    const int32_t* from = there + LANES - n;
+    return VF{{NF(_mm256_maskload_ps(x, read<__m256i>(from))), NF(_mm256_maskload_ps(x + 8, read<__m256i>(from + 8)))}};
+}
+#if defined(__F16C__)
+template <>
+inline VF load_part(const f16* x, int n) {
+    if (n < 8) {
+        f16 room[8] = {};
+        copy_some<8>(x, n * 2, room);
+        return VF{{NF(_mm256_cvtph_ps(read<__m128i>(room)))}};
+    }
+    // the last eight, moved down over those that the first eight have
+    static const uint8_t order[32] = {0,    1,    2,    3,    4,    5,    6,    7,    8,    9,    10,
+                                      11,   12,   13,   14,   15,   0x80, 0x80, 0x80, 0x80, 0x80, 0x80,
+                                      0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80};
+    const __m128i rest = _mm_shuffle_epi8(read<__m128i>(x + n - 8), read<__m128i>(order + 2 * (16 - n)));
+    return VF{{NF(_mm256_cvtph_ps(read<__m128i>(x))), NF(_mm256_cvtph_ps(rest))}};
+}
+#endif
+#endif
 #if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512BW__) && defined(__AVX512VL__)
 template <>
 inline VF load_part(const float* x, int n) {

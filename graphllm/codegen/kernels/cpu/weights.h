@@ -2,7 +2,7 @@
 //
 //   row()                             bytes that an activation row takes once it is staged, a multiple of 64
 //   stage(x, to)                      bring a row of activations to the form that the weights want
-//   few<T>(n0, count, rows, out, ld)  out[t*ld + i] = staged row t . weight row n0 + i, T rows and ``count`` weights' rows
+//   few<T, R>(streams, count, rows, ld)   T staged rows times the next ``count`` weight rows of R streams
 //   settled(x, room)                  a row of activations as the product takes it, f32; ``room`` has row() + 4 * k
 //   widened(row, k0, n, to)           elements k0 … k0+n of weight row ``row``, as f32
 //   ELEMENT, at(row, k0)              bytes of an element, and where element k0 of weight row ``row`` is stored
@@ -12,16 +12,45 @@
 
 namespace graphllm {
 
+// How weights come from memory fastest is for the machine to say. With AVX2 alone (measured: Zen 3) it is in several streams
+// far enough apart for the machine's own prefetcher to follow each, and asking for what comes next takes a fifth; with
+// AVX-512 (Zen 4) it is in one stream, asked for ahead.
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int STREAMS = 4;
+#else
+constexpr int STREAMS = 1;
+#endif
+constexpr int side_by_side(int rows) { return STREAMS > rows ? STREAMS / rows : 1; }  // so many sums fit registers
+
+// Weight rows that are read side by side: the i-th of stream r is row[r] + i, and its product with staged row t goes to
+// out[r][t*ld + i].
+template <int R>
+struct Streams {
+    long row[R];
+    float* out[R];
+
+    static Streams apart(long n0, float* out, int rows) {
+        Streams s;
+        for (int r = 0; r < R; ++r) s.row[r] = n0 + long(r) * rows, s.out[r] = out + long(r) * rows;
+        return s;
+    }
+};
+
 // Asks for weights that are some bytes on, into the second-level cache: the machine's own prefetcher stops where pages of
 // 4 kB end, and the first level, which holds activations, has few misses on their way at a time.
 // Inline by order: gcc drops calls of a function that only asks, as without effect.
 GRAPHLLM_INLINE void ahead(const void* weights, long bytes) {
-    __builtin_prefetch(static_cast<const char*>(weights) + bytes, 0, 2);
+    if (STREAMS == 1) __builtin_prefetch(static_cast<const char*>(weights) + bytes, 0, 2);
 }
 constexpr int SOON = 1536, LATER = 8192;  // LATER where there is more to do for weights than to wait for them
 
 // Elements of a row: the weights of longer ones push activations out of a first-level cache, some or nearly all.
 constexpr int LONG_ROW = 4096, LONGER_ROW = 6144;
+
+// Partial sums of one row: two by two.
+inline VF all_of(const VF (&sums)[1]) { return sums[0]; }
+inline VF all_of(const VF (&sums)[2]) { return sums[0] + sums[1]; }
+inline VF all_of(const VF (&sums)[4]) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
 
 constexpr int up(int n, int to) { return (n + to - 1) / to * to; }
 
@@ -42,17 +71,19 @@ struct Dense {
         std::memset(y + k, 0, (up(k, 2 * LANES) - k) * sizeof(float));
     }
 
-    // One row at a time: one stream from memory is what the machine's own prefetcher follows best. But four where rows are
-    // so short that the model is in a cache, for there is more to do at once, or so long that activations come from the
-    // second-level cache, for they come once for all four.
-    template <int T>
-    void few(long n0, int count, const unsigned char* rows, float* out, int ld) const {
+    // Of one stream one row at a time. But four where rows are so short that the model is in a cache, for there is more to do
+    // at once, or so long that activations come from the second-level cache, for they come once for all four.
+    template <int T, int R>
+    void few(const Streams<R>& streams, int count, const unsigned char* rows, int ld) const {
         int i = 0;
-        if (k <= SHORT_ROW)
-            for (; i + 4 <= count; i += 4) some<T, 4, 0>(n0 + i, rows, out + i, ld);
-        if (k > LONG_ROW)
-            for (; i + 4 <= count; i += 4) some<T, 4, SOON>(n0 + i, rows, out + i, ld);
-        for (; i < count; ++i) some<T, 1, SOON>(n0 + i, rows, out + i, ld);
+        if constexpr (R == 1) {
+            const auto four = [&](int at) { return Streams<4>::apart(streams.row[0] + at, streams.out[0] + at, 1); };
+            if (k <= SHORT_ROW)
+                for (; i + 4 <= count; i += 4) some<T, 4, 0>(four(i), 0, rows, ld);
+            else if (k > LONG_ROW)
+                for (; i + 4 <= count; i += 4) some<T, 4, SOON>(four(i), 0, rows, ld);
+        }
+        for (; i < count; ++i) some<T, R, SOON>(streams, i, rows, ld);
     }
 
     void widened(long row, int k0, int n, float* to) const { widen(w + row * k + k0, n, to); }
@@ -61,31 +92,31 @@ struct Dense {
   private:
     static constexpr int SHORT_ROW = 512;
 
+    // The i-th row of each stream.
     template <int T, int R, int AHEAD>
-    void some(long n, const unsigned char* rows, float* out, int ld) const {
+    void some(const Streams<R>& streams, int i, const unsigned char* rows, int ld) const {
+        constexpr int SUMS = STREAMS > 1 ? 1 : 2;  // of a row: so many that additions do not wait for one another
         const float* x = reinterpret_cast<const float*>(rows);
         const long ldx = row() / 4;
-        VF sums[R][T][2] = {};  // two, so that additions do not wait for one another
-        const S* w_row = w + n * k;
-        int i = 0;
-        for (; i + 2 * LANES <= k; i += 2 * LANES)
-            for (int r = 0; r < R; ++r) {
-                const S* at = w_row + long(r) * k + i;
-                if (AHEAD > 0) ahead(at, AHEAD);
-                if (AHEAD > 0 && sizeof(S) == 4) ahead(at + LANES, AHEAD);
-                const VF a = load(at), b = load(at + LANES);
-                for (int t = 0; t < T; ++t) {
-                    sums[r][t][0] += a * load(x + t * ldx + i);
-                    sums[r][t][1] += b * load(x + t * ldx + i + LANES);
+        VF sums[R][T][SUMS] = {};
+        const S* from[R];
+        for (int r = 0; r < R; ++r) from[r] = w + (streams.row[r] + i) * k;
+        int j = 0;
+        for (; j + SUMS * LANES <= k; j += SUMS * LANES)
+            for (int r = 0; r < R; ++r)
+                for (int s = 0; s < SUMS; ++s) {
+                    const int at = j + s * LANES;
+                    if (AHEAD > 0 && (s == 0 || sizeof(S) == 4)) ahead(from[r] + at, AHEAD);
+                    const VF a = load(from[r] + at);
+                    for (int t = 0; t < T; ++t) sums[r][t][s] += a * load(x + t * ldx + at);
                 }
-            }
-        for (; i < k; i += LANES)
+        for (; j < k; j += LANES)
             for (int r = 0; r < R; ++r) {
-                const VF a = load_part(w_row + long(r) * k + i, k - i < LANES ? k - i : LANES);
-                for (int t = 0; t < T; ++t) sums[r][t][0] += a * load(x + t * ldx + i);
+                const VF a = load_part(from[r] + j, k - j < LANES ? k - j : LANES);
+                for (int t = 0; t < T; ++t) sums[r][t][0] += a * load(x + t * ldx + j);
             }
-        for (int t = 0; t < T; ++t)
-            for (int r = 0; r < R; ++r) out[t * ld + r] = sum(sums[r][t][0] + sums[r][t][1]);
+        for (int r = 0; r < R; ++r)
+            for (int t = 0; t < T; ++t) streams.out[r][t * ld + i] = sum(all_of(sums[r][t]));
     }
 };
 
@@ -118,13 +149,14 @@ struct Dense<bf16> {
         }
     }
 
-    template <int T>
-    void few(long n0, int count, const unsigned char* rows, float* out, int ld) const {
-        if (T * k > LONGER_ROW) return in_parts<T>(n0, count, rows, out, ld);
+    template <int T, int R>
+    void few(const Streams<R>& streams, int count, const unsigned char* rows, int ld) const {
+        if constexpr (R == 1)
+            if (STREAMS == 1 && T * k > LONGER_ROW) return in_parts<T>(streams, count, rows, ld);
         for (int i = 0; i < count; ++i) {
-            Sums<T> sums;
-            add<T>(n0 + i, 0, k, T * k > LONG_ROW ? LATER : SOON, rows, sums);
-            leave<T>(sums, out + i, ld);
+            Sums<T> sums[R];
+            add<T, R>(streams, i, 0, k, T * k > LONG_ROW ? LATER : SOON, rows, sums);
+            leave<T, R>(sums, streams, i, ld);
         }
     }
 
@@ -132,18 +164,20 @@ struct Dense<bf16> {
     const float* settled(const float* x, unsigned char*) const { return x; }
 
   private:
+    static constexpr int SUMS = STREAMS > 1 ? 1 : 4;  // of a row: so many that additions do not wait for one another
     template <int T>
-    using Sums = VF[T][4];  // four, so that additions do not wait for one another
+    using Sums = VF[T][SUMS];
 
-    template <int T>
-    static void leave(const Sums<T>& sums, float* out, int ld) {
-        for (int t = 0; t < T; ++t) out[t * ld] = sum((sums[t][0] + sums[t][1]) + (sums[t][2] + sums[t][3]));
+    template <int T, int R>
+    static void leave(const Sums<T>* sums, const Streams<R>& streams, int i, int ld) {
+        for (int r = 0; r < R; ++r)
+            for (int t = 0; t < T; ++t) streams.out[r][t * ld + i] = sum(all_of(sums[r][t]));
     }
 
     // A bunch of weights' rows meets a part of the activations before the next part is fetched. What is asked for ahead
     // is the same place in the part that comes next.
     template <int T>
-    void in_parts(long n0, int count, const unsigned char* rows, float* out, int ld) const {
+    void in_parts(const Streams<1>& stream, int count, const unsigned char* rows, int ld) const {
         constexpr int BUNCH = 8;
         const int parts = (T * k + LONG_ROW - 1) / LONG_ROW, part = up((k + parts - 1) / parts, 2 * PAIRS);
         const long row_bytes = 2L * k, part_bytes = 2L * part;
@@ -154,39 +188,43 @@ struct Dense<bf16> {
                 const bool last = from + part >= k;
                 const long back = last ? row_bytes - 2L * from : part_bytes - (some - 1) * row_bytes;
                 for (int r = 0; r < some; ++r)
-                    add<T>(n0 + i + r, from, last ? k : from + part, r + 1 < some ? row_bytes : back, rows, sums[r]);
+                    add<T, 1>(stream, i + r, from, last ? k : from + part, r + 1 < some ? row_bytes : back, rows, &sums[r]);
             }
-            for (int r = 0; r < some; ++r) leave<T>(sums[r], out + i + r, ld);
+            for (int r = 0; r < some; ++r) leave<T, 1>(&sums[r], stream, i + r, ld);
         }
     }
 
-    // Elements from … end of row n, added to what those before ``from`` gave.
-    template <int T>
-    void add(long n, int from, int end, long next, const unsigned char* rows, Sums<T>& total) const {
+    // Elements from … end of the i-th row of each stream, added to what those before ``from`` gave.
+    template <int T, int R>
+    void add(const Streams<R>& streams, int i, int from, int end, long next, const unsigned char* rows, Sums<T>* total) const {
         const float* x = reinterpret_cast<const float*>(rows);
         const long ldx = row() / 4;
-        Sums<T> sums = {};  // in registers
+        Sums<T> sums[R] = {};  // in registers
         if (from > 0) std::memcpy(sums, total, sizeof sums);
-        const bf16* w_row = w + n * k;
-        const auto products = [&](int half, int i, const VU& words) {
+        const bf16* w_row[R];
+        for (int r = 0; r < R; ++r) w_row[r] = w + (streams.row[r] + i) * k;
+        const auto products = [&](int r, int half, int j, const VU& words) {
             const VF even = as<VF>(words << 16), odd = as<VF>(words & 0xffff0000u);
             for (int t = 0; t < T; ++t) {
-                sums[t][2 * half] += even * load(x + t * ldx + i);
-                sums[t][2 * half + 1] += odd * load(x + t * ldx + i + LANES);
+                sums[r][t][2 * half % SUMS] += even * load(x + t * ldx + j);
+                sums[r][t][(2 * half + 1) % SUMS] += odd * load(x + t * ldx + j + LANES);
             }
         };
-        int i = from;
-        for (; i + 2 * PAIRS <= end; i += 2 * PAIRS)
-            for (int half = 0; half < 2; ++half) {
-                const bf16* at = w_row + i + half * PAIRS;
-                ahead(at, next);
-                products(half, i + half * PAIRS, load_words<uint32_t>(at));
+        constexpr int HALVES = (SUMS + 1) / 2;
+        int j = from;
+        for (; j + HALVES * PAIRS <= end; j += HALVES * PAIRS)
+            for (int half = 0; half < HALVES; ++half)
+                for (int r = 0; r < R; ++r) {
+                    const bf16* at = w_row[r] + j + half * PAIRS;
+                    ahead(at, next);
+                    products(r, half, j + half * PAIRS, load_words<uint32_t>(at));
+                }
+        for (; j < end; j += PAIRS)
+            for (int r = 0; r < R; ++r) {
+                bf16 some[PAIRS] = {};
+                std::memcpy(some, w_row[r] + j, (end - j < PAIRS ? end - j : PAIRS) * sizeof(bf16));
+                products(r, 0, j, load_words<uint32_t>(some));
             }
-        for (; i < end; i += PAIRS) {
-            bf16 some[PAIRS] = {};
-            std::memcpy(some, w_row + i, (end - i < PAIRS ? end - i : PAIRS) * sizeof(bf16));
-            products(0, i, load_words<uint32_t>(some));
-        }
         std::memcpy(total, sums, sizeof sums);
     }
 };
@@ -229,9 +267,10 @@ struct Int8 {
 
     void stage(const float* x, unsigned char* to) const { Dense<float>{nullptr, k}.stage(x, to); }
 
-    template <int T>
-    void few(long n0, int count, const unsigned char* rows, float* out, int ld) const {
-        for (int i = 0; i < count; ++i) one<T>(n0 + i, rows, out + i, ld);
+    template <int T, int R>
+    void few(const Streams<R>& streams, int count, const unsigned char* rows, int ld) const {
+        for (int i = 0; i < count; ++i)
+            for (int r = 0; r < R; ++r) one<T>(streams.row[r] + i, rows, streams.out[r] + i, ld);
     }
 
     void widened(long row, int k0, int n, float* to) const {
