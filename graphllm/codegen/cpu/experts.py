@@ -22,14 +22,13 @@ def write_expert_linear(ops: Sequence[Operation], text: KernelText) -> str:
     n = op.result.type.shape[2]
     if conversion is not None and conversion.name == "dequantize":
         q, scale = conversion.operands
+        stored, group = C_TYPES[scale.type.dtype], conversion.attrs["group"]
         flat = len(scale.type.shape) == 1
-        kind = f"{'Flat' if flat else 'Groups'}<{C_TYPES[scale.type.dtype]}>"
-        sizes = str(k) if flat else f"{k}, {conversion.attrs['group']}"
-        fields = f"{text.whole(q, 'q')}, {text.whole(scale, 'scale')}, {k}, {conversion.attrs['group']}"
+        kind = f"Flat<{stored}>" if flat else f"Groups<{stored}, {group}>"
+        fields = f"{text.whole(q, 'q')}, {text.whole(scale, 'scale')}, {k}{f', {group}' if flat else ''}"
     else:
-        stored = w if conversion is None else conversion.operands[0]
-        kind, fields = f"Dense<{C_TYPES[stored.type.dtype]}>", f"{text.whole(stored, 'w')}, {k}"
-        sizes = str(k)
+        matrix = w if conversion is None else conversion.operands[0]
+        kind, fields = f"Dense<{C_TYPES[matrix.type.dtype]}>", f"{text.whole(matrix, 'w')}, {k}"
     text.line(f"const {kind} weights{{{fields}}};")
     own = len(x.type.shape) == 3
     with text.block("const auto source = [&](int t, int u) -> const float*", "};"):
@@ -38,5 +37,5 @@ def write_expert_linear(ops: Sequence[Operation], text: KernelText) -> str:
         text.line(f"return {text.row(op.result, 'y', f'(t * {used} + u)', written=True)};")
     counts = f"{text.count(op.result)}, {used}, {experts}, {n}, {UNIT}"
     text.line(f"expert_linear(step, weights, {counts}, {text.whole(ids, 'ids')}, source, out);")
-    text.private.append(f"expert_bytes({kind}::row_bytes({sizes}), {UNIT}, {ids.type.numel})")
+    text.private.append(f"expert_bytes({kind}::row_bytes({k}), {UNIT}, {ids.type.numel})")
     return "expert_linear"

@@ -59,13 +59,14 @@ class _Writer:
         if p.anchor.name == "linear_int8" or (p.conversion is not None and p.conversion.name == "dequantize"):
             q, scale = p.matrix
             op = p.conversion or p.anchor
-            flat = len(scale.type.shape) == 1
-            kind = "Dynamic" if p.conversion is None else "Flat" if flat else "Groups"
             pointers = f"{text.whole(q, 'q')}, {text.whole(scale, 'scale')}"
-            kind = f"{kind}<{C_TYPES[scale.type.dtype]}>"
-            text.line(f"const {kind} weights{{{pointers}, {k}, {op.attrs['group']}}};")
-            sizes = str(k) if flat else f"{k}, {op.attrs['group']}"
-            return "weights", f"{kind}::row_bytes({sizes})"
+            stored, group = C_TYPES[scale.type.dtype], op.attrs["group"]
+            if len(scale.type.shape) == 1:
+                text.line(f"const Flat<{stored}> weights{{{pointers}, {k}, {group}}};")
+                return "weights", f"Flat<{stored}>::row_bytes({k})"
+            kind = f"{'Dynamic' if p.conversion is None else 'Groups'}<{stored}, {group}>"
+            text.line(f"const {kind} weights{{{pointers}, {k}}};")
+            return "weights", f"{kind}::row_bytes({k})"
         w = p.conversion.operands[0] if p.conversion is not None else p.anchor.operands[1]
         kind = "Both16" if p.rounded else f"Dense<{C_TYPES[w.type.dtype]}>"
         text.line(f"const {kind} weights{{{text.whole(w, 'w')}, {k}}};")

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Final
 
 import graphllm.codegen.kernels as kernels
+from graphllm.codegen.cpu.generate import PARTED, PARTS
 from graphllm.compiler.native.isa import Isa, chosen_isa, cpu_features, isa_flags
 from graphllm.compiler.native.kept import LIBRARY, kept
-from graphllm.compiler.native.toolchain import Compiler, find_compiler, run_compiler
+from graphllm.compiler.native.toolchain import Compiler, find_compiler, run_compiler, run_compilers
 from graphllm.errors import NativeError
+from graphllm.runtime.cores import physical_cores
 
 HEADERS: Final = Path(kernels.__file__).parent / "cpu"
 FLAGS: Final = (
@@ -18,6 +20,7 @@ FLAGS: Final = (
     *("-ffp-contract=fast", "-fno-math-errno"),  # and no more of -ffast-math: NaN of a broken model must show
 )
 BUILD_LIMIT: Final = 300.0  # seconds
+_WHAT: Final = "building native code"
 
 Say = Callable[[str], None]
 
@@ -41,10 +44,22 @@ def built(text: str, say: Say = lambda line: None, *, isa: Isa | None = None) ->
         say(f"building native code with {compiler.name}, once")
         source, out = scratch / "plan.cpp", scratch / "plan.so"
         source.write_text(text, encoding="utf-8")
-        compile_to(out, compiler, [*flags, "-I", str(HEADERS), str(source)], "building native code")
+        arguments = [*flags, "-I", str(HEADERS), str(source)]
+        if PARTED in text and physical_cores() > 1:
+            arguments = [*flags, *_objects(scratch, compiler, arguments)]
+        compile_to(out, compiler, arguments, _WHAT)
         return out
 
     return kept([text, *identity(compiler, flags), *texts_of(HEADERS.glob("*.h"))], LIBRARY, make)
+
+
+def _objects(scratch: Path, compiler: Compiler, arguments: Iterable[str]) -> list[str]:
+    """The parts of a text, compiled side by side: half the time on two cores, but for reading the headers."""
+    own = [argument for argument in arguments if argument != "-shared"]
+    objects = [str(scratch / f"part{i}.o") for i in range(PARTS)]
+    calls = [[*own, "-c", f"-DGRAPHLLM_PART={i}", "-o", out] for i, out in enumerate(objects)]
+    run_compilers(compiler.command, calls, BUILD_LIMIT, _WHAT)
+    return objects
 
 
 def compile_to(out: Path, compiler: Compiler, arguments: Iterable[str], what: str) -> None:

@@ -8,13 +8,14 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from graphllm.errors import NativeError
 
@@ -92,39 +93,53 @@ def run_compiler(command: Sequence[str], arguments: Sequence[str], limit: float,
     Raises:
         NativeError: it cannot be started, fails, or takes too long.
     """
+    return run_compilers(command, [arguments], limit, what)[0]
+
+
+def run_compilers(command: Sequence[str], calls: Sequence[Sequence[str]], limit: float, what: str) -> list[str]:
+    """The same for several calls side by side: where one fails, the others are ended."""
     name = f"C++ compiler {Path(command[0]).name}"
-    environment = os.environ | {"LC_ALL": "C"}
-    with tempfile.TemporaryFile() as output:  # a pipe would keep us waiting for whoever inherited it
-        try:
-            process = subprocess.Popen(
-                [*command, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise NativeError(f"{name}: cannot be run; {error.strerror}; {HOW_TO_GET_ONE}") from None
-        try:
-            status = process.wait(limit)
-        except subprocess.TimeoutExpired:
-            raise NativeError(f"{name}: {what}: no end after {limit:.0f} s; it was stopped") from None
-        finally:
-            if process.poll() is None:
-                _end(process)
-        output.seek(0)
-        said = output.read(1 << 16).decode(errors="replace")
-    if status:
-        raise NativeError(f"{name}: {what}: failed, exit status {status}; {_first_error(said)}")
+    end = time.monotonic() + limit
+    with ExitStack() as stack:
+        # files, for a pipe would keep us waiting for whoever inherited it
+        outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in calls]
+        started: list[subprocess.Popen[bytes]] = []
+        for arguments, output in zip(calls, outputs, strict=True):
+            started.append(_started([*command, *arguments], output, name))
+            stack.callback(_end, started[-1])
+        said: list[str] = []
+        for process, output in zip(started, outputs, strict=True):
+            try:
+                status = process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                raise NativeError(f"{name}: {what}: no end after {limit:.0f} s; it was stopped") from None
+            output.seek(0)
+            said.append(output.read(1 << 16).decode(errors="replace"))
+            if status:
+                raise NativeError(f"{name}: {what}: failed, exit status {status}; {_first_error(said[-1])}")
     return said
 
 
+def _started(command: Sequence[str], output: IO[bytes], name: str) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"LC_ALL": "C"},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise NativeError(f"{name}: cannot be run; {error.strerror}; {HOW_TO_GET_ONE}") from None
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it has started, which are a session of their own."""
-    with suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    """End a process, unless it has ended, and all that it has started, which are a session of their own."""
+    if process.poll() is None:
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _first_error(said: str) -> str:

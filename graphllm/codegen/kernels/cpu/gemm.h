@@ -101,9 +101,9 @@ struct Halves {
 #if defined(GRAPHLLM_DOT_INT8)
 // int8 times int8, as many at a time as make a cell. Sums of a group, or of a panel's depth of a longer one, are scaled and
 // added up as floats.
-template <class S>
+template <class S, int GROUP>
 struct Integers {
-    Dynamic<S> w;
+    Dynamic<S, GROUP> w;
     typedef DotInt8::Element Element;
     static constexpr int PER = sizeof(Cell) / sizeof(Element);  // elements of a cell
     static constexpr int ROWS = PER == 2 ? TALL : SHORT;        // where products wait for loads, sums may lie in memory
@@ -111,14 +111,14 @@ struct Integers {
 
     // Whether groups are whole cells and fit a panel's depth.
     bool able() const {
-        const bool one = w.group >= w.k, fits = w.group <= PER * DEPTH || w.group % (PER * DEPTH) == 0;
-        return w.group % PER == 0 ? one || fits : one;
+        const bool one = GROUP >= w.k, fits = GROUP <= PER * DEPTH || GROUP % (PER * DEPTH) == 0;
+        return GROUP % PER == 0 ? one || fits : one;
     }
-    int part() const {  // cells of a sum
-        return w.group > PER * DEPTH ? DEPTH : (w.group + PER - 1) / PER;
+    static constexpr int part() {  // cells of a sum
+        return GROUP > PER * DEPTH ? DEPTH : (GROUP + PER - 1) / PER;
     }
     int parts() const { return (cells() + part() - 1) / part(); }
-    int group(int part_number) const { return int(long(PER) * part_number * part() / w.group); }
+    int group(int part_number) const { return int(long(PER) * part_number * part() / GROUP); }
 
     int cells() const { return (w.k + PER - 1) / PER; }
     const void* at(long n, int c) const { return w.at(n, PER * c); }
@@ -150,7 +150,7 @@ struct Integers {
 
     void pack(long n0, int count, int c0, int n, Panel to, float* room) const {
         const int elements = w.k - PER * c0 < PER * n ? w.k - PER * c0 : PER * n;
-        const int groups = Dynamic<S>::groups(w.k, w.group);
+        const int groups = w.groups(w.k);
         for (int j = 0; j < count; j += 16) {
             const int some = count - j < 16 ? count - j : 16;
             const int8_t* from = w.q + (n0 + j) * w.k + PER * c0;

@@ -78,91 +78,75 @@ inline float round_group(const float* x, int n, Digit* q) {
     return round_group<1, 8>(x, n, q, 0);
 }
 
-// int8 weights with a scale for every ``group`` elements of a row, and activations in DIGITS digits.
-template <class S, class Dots, int DIGITS>
+// int8 weights with a scale for every GROUP elements of a row, and activations in DIGITS digits.
+template <class S, class Dots, int DIGITS, int GROUP>
 struct Integer {
     typedef typename Dots::Digit Digit;
     const int8_t* q;
     const S* scale;
-    int k, group;
+    int k;
 
     static constexpr int ELEMENT = 1;
     const void* at(long row, int k0) const { return q + row * k + k0; }
-    static constexpr int groups(int k, int group) { return (k + group - 1) / group; }
-    static constexpr int room(int k, int group) {  // for the digits of a row
-        return DIGITS * up(group < k ? groups(k, group) * group : k, 64);
+    static constexpr int groups(int k) { return (k + GROUP - 1) / GROUP; }
+    static constexpr int size(int k) { return GROUP < k ? GROUP : k; }  // of the first group
+    static constexpr int room(int k) { return DIGITS * up(groups(k) * size(k), 64); }  // for the digits of a row
+    static constexpr int stretches(int k) { return (size(k) + STRETCH - 1) / STRETCH; }  // of a group
+    static constexpr long row_bytes(int k) {
+        const int starts = Dots::OFFSET ? groups(k) * stretches(k) : 0;
+        return long(sizeof(Digit)) * room(k) + 4L * (up(groups(k), LANES) + up(starts, LANES));
     }
-    static constexpr int stretches(int k, int group) {  // of a group
-        return ((group < k ? group : k) + STRETCH - 1) / STRETCH;
-    }
-    static constexpr long row_bytes(int k, int group) {
-        const int starts = Dots::OFFSET ? groups(k, group) * stretches(k, group) : 0;
-        return long(sizeof(Digit)) * room(k, group) + 4L * (up(groups(k, group), LANES) + up(starts, LANES));
-    }
-    long row() const { return row_bytes(k, group); }
+    long row() const { return row_bytes(k); }
 
     // A staged row: digits, those of a group side by side; the scale of each group; and what the sums of each stretch start
     // with, where they start with something.
     static Digit* digits(const unsigned char* row) { return reinterpret_cast<Digit*>(const_cast<unsigned char*>(row)); }
-    float* scales(const unsigned char* row) const { return reinterpret_cast<float*>(digits(row) + room(k, group)); }
+    float* scales(const unsigned char* row) const { return reinterpret_cast<float*>(digits(row) + room(k)); }
     int32_t* starts(const unsigned char* row) const {
-        return reinterpret_cast<int32_t*>(scales(row) + up(groups(k, group), LANES));
+        return reinterpret_cast<int32_t*>(scales(row) + up(groups(k), LANES));
     }
 
     void stage(const float* x, unsigned char* to) const {
-        for (int g = 0; g < groups(k, group); ++g) {
-            const int first = g * group, n = k - first < group ? k - first : group;
+        for (int g = 0; g < groups(k); ++g) {
+            const int first = g * GROUP, n = k - first < GROUP ? k - first : GROUP;
             Digit* at = digits(to) + DIGITS * first;
-            const int apart = group < k ? group : k;
-            scales(to)[g] = round_group<DIGITS, Dots::BITS>(x + first, n, at, apart);
+            scales(to)[g] = round_group<DIGITS, Dots::BITS>(x + first, n, at, size(k));
             if constexpr (Dots::OFFSET)
-                for (int c = 0; c < stretches(k, group); ++c) {
+                for (int c = 0; c < stretches(k); ++c) {
                     const int from = c * STRETCH, end = n - from < STRETCH ? n : from + STRETCH;
                     int32_t total = 0;
                     for (int d = 0; d < DIGITS; ++d)
-                        total = total * (1 << Dots::BITS) + total_of(at + d * apart + from, end - from);
-                    starts(to)[g * stretches(k, group) + c] = Dots::start(total);
+                        total = total * (1 << Dots::BITS) + total_of(at + d * size(k) + from, end - from);
+                    starts(to)[g * stretches(k) + c] = Dots::start(total);
                 }
         }
     }
 
-    // By the size of groups, where that is one of those known to the compiler.
-    template <int T, int R>
-    void few(const Streams<R>& streams, int count, const unsigned char* rows, int ld) const {
-        switch (group <= k ? group : 0) {
-            case 32: return grouped<T, R, 32>(streams, count, rows, ld);
-            case 64: return grouped<T, R, 64>(streams, count, rows, ld);
-            default: return grouped<T, R, 0>(streams, count, rows, ld);
-        }
-    }
-
-    void widened(long row, int k0, int n, float* to) const { Int8<S, false>{q, scale, k, group}.widened(row, k0, n, to); }
+    void widened(long row, int k0, int n, float* to) const { Int8<S, false>{q, scale, k, GROUP}.widened(row, k0, n, to); }
 
     const float* settled(const float* x, unsigned char* room) const {
         if (DIGITS > 1) return x;
         stage(x, room);
         float* y = reinterpret_cast<float*>(room + row());
-        for (int first = 0; first < k; first += group) {
-            const float s = scales(room)[first / group];
-            for (int i = first; i < k && i < first + group; ++i) y[i] = float(digits(room)[i]) * s;
+        for (int first = 0; first < k; first += GROUP) {
+            const float s = scales(room)[first / GROUP];
+            for (int i = first; i < k && i < first + GROUP; ++i) y[i] = float(digits(room)[i]) * s;
         }
         return y;
     }
 
-  private:
-    static constexpr float BASE = float(1 << Dots::BITS);
-
 #if defined(GRAPHLLM_PLAIN_DOTS)
-    template <int T, int R, int N>
-    void grouped(const Streams<R>& streams, int many, const unsigned char* rows, int ld) const {
+    template <int T, int R>
+    void few(const Streams<R>& streams, int many, const unsigned char* rows, int ld) const {
         for (int i = 0; i < many; ++i)
-            for (int r = 0; r < R; ++r) one<T, N>(streams.row[r] + i, rows, streams.out[r] + i, ld);
+            for (int r = 0; r < R; ++r) one<T>(streams.row[r] + i, rows, streams.out[r] + i, ld);
     }
 
+  private:
     // Sums of sixteen groups, then their scales.
-    template <int T, int N>
+    template <int T>
     void one(long n, const unsigned char* rows, float* out, int ld) const {
-        const int size = N ? N : group, apart = size < k ? size : k, count = groups(k, size);
+        const int count = groups(k);
         const long row_digits = row() / long(sizeof(Digit));
         const int8_t* w = q + n * k;
         const S* w_scale = scale + n * count;
@@ -171,19 +155,20 @@ struct Integer {
             const int some = count - from < LANES ? count - from : LANES;
             int32_t sums[T * DIGITS][LANES] = {};
             for (int g = 0; g < some; ++g) {
-                const int first = (from + g) * size, left = k - first < size ? k - first : size;
+                const int first = (from + g) * GROUP, left = k - first < GROUP ? k - first : GROUP;
                 const Digit* x = digits(rows) + DIGITS * first;
                 int32_t dots[T * DIGITS];
-                if (N && left == N)
-                    Dots::template dots<N, T, DIGITS>(w + first, x, row_digits, N, N, dots);
+                if (left == GROUP)
+                    Dots::template dots<GROUP, T, DIGITS>(w + first, x, row_digits, GROUP, GROUP, dots);
                 else
-                    Dots::template dots<0, T, DIGITS>(w + first, x, row_digits, apart, left, dots);
+                    Dots::template dots<0, T, DIGITS>(w + first, x, row_digits, size(k), left, dots);
                 for (int j = 0; j < T * DIGITS; ++j) sums[j][g] = dots[j];
             }
             const VF s = some == LANES ? load(w_scale + from) : load_part(w_scale + from, some);
             for (int t = 0; t < T; ++t) {
                 VF sum = {};
-                for (int d = 0; d < DIGITS; ++d) sum = sum * BASE + to<VF>(load_words<int32_t>(sums[t * DIGITS + d]));
+                for (int d = 0; d < DIGITS; ++d)
+                    sum = sum * float(1 << Dots::BITS) + to<VF>(load_words<int32_t>(sums[t * DIGITS + d]));
                 const float* x_scale = scales(rows + t * row()) + from;
                 totals[t] += sum * (s * (some == LANES ? load(x_scale) : load_part(x_scale, some)));
             }
@@ -191,13 +176,13 @@ struct Integer {
         for (int t = 0; t < T; ++t) out[t * ld] = sum(totals[t]);
     }
 #else
-    template <int T, int R, int N>
-    void grouped(const Streams<R>& streams, int many, const unsigned char* rows, int ld) const {
-        const int size = N ? N : group, count = groups(k, size), whole = N ? k / N : 0, of_group = stretches(k, size);
+    template <int T, int R>
+    void few(const Streams<R>& streams, int many, const unsigned char* rows, int ld) const {
+        const int count = groups(k), whole = k / GROUP, of_group = stretches(k);
         const Digit* x = digits(rows);
         const float* x_scale = scales(rows);
         const int32_t* start = starts(rows);
-        const Staged apart{row() / long(sizeof(Digit)), size < k ? size : k, row() / 4};
+        const Staged apart{row() / long(sizeof(Digit)), size(k), row() / 4};
         for (int i = 0; i < many; ++i) {
             typename Dots::Total totals[R][T] = {};
             for (int from = 0; from < count; from += LANES) {
@@ -208,21 +193,20 @@ struct Integer {
                     const VF s = some == LANES ? load(w_scale) : load_part(w_scale, some);
                     for (int t = 0; t < T; ++t) store(both[r][t], s * load(x_scale + t * apart.start + from));
                 }
-                const auto products = [&](auto known, int g) {  // of a group, whose size is known or not
-                    constexpr int M = decltype(known)::value;
-                    const int first = (from + g) * size, left = M || k - first >= size ? size : k - first;
+                const auto products = [&](auto known, int g, int n) {  // of a group of n; known: n or 0
+                    const int first = (from + g) * GROUP;
                     const int32_t* begin = start + (from + g) * of_group;
                     typename Dots::Total sums[R][T];
                     for (int r = 0; r < R; ++r) {
                         const int8_t* w = q + (streams.row[r] + i) * k + first;
-                        Dots::template dots<M, T, DIGITS>(w, x + DIGITS * first, apart, begin, left, sums[r]);
+                        Dots::template dots<known.value, T, DIGITS>(w, x + DIGITS * first, apart, begin, n, sums[r]);
                     }
                     for (int r = 0; r < R; ++r)
                         for (int t = 0; t < T; ++t) totals[r][t] += sums[r][t] * both[r][t][g];
                 };
                 int g = 0;
-                for (; g < some && from + g < whole; ++g) products(std::integral_constant<int, N>{}, g);
-                for (; g < some; ++g) products(std::integral_constant<int, 0>{}, g);
+                for (; g < some && from + g < whole; ++g) products(std::integral_constant<int, GROUP>{}, g, GROUP);
+                if (g < some) products(std::integral_constant<int, 0>{}, g, k - (from + g) * GROUP);
             }
             for (int r = 0; r < R; ++r)
                 for (int t = 0; t < T; ++t) streams.out[r][t * ld + i] = sum(totals[r][t]);
@@ -232,11 +216,11 @@ struct Integer {
 };
 
 // Activations that the IR says are rounded to int8 groups.
-template <class S>
-using Dynamic = Integer<S, Bytes, 1>;
+template <class S, int GROUP>
+using Dynamic = Integer<S, Bytes, 1, GROUP>;
 
 // Activations as they are: twenty-two bits of each.
-template <class S>
-using Groups = Integer<S, Fine, Fine::BITS == 7 ? 3 : 2>;
+template <class S, int GROUP>
+using Groups = Integer<S, Fine, Fine::BITS == 7 ? 3 : 2, GROUP>;
 
 }  // namespace graphllm

@@ -155,12 +155,12 @@ inline void linear_many(const Step& step, const Both16& weights, int rows, Cut c
 #endif
 
 #if defined(GRAPHLLM_DOT_INT8)
-template <class S, class Source, class Finish>
-inline void linear_many(const Step& step, const Dynamic<S>& weights, int rows, Cut cut, Source source,
+template <class S, int GROUP, class Source, class Finish>
+inline void linear_many(const Step& step, const Dynamic<S, GROUP>& weights, int rows, Cut cut, Source source,
                         Finish finish, unsigned char* shared) {
-    const Integers<S> integers{weights};
+    const Integers<S, GROUP> integers{weights};
     if (integers.able()) return blocked(step, integers, rows, cut, source, finish, shared);
-    blocked(step, Floats<Dynamic<S>>{weights}, rows, cut, source, finish, shared);
+    blocked(step, Floats<Dynamic<S, GROUP>>{weights}, rows, cut, source, finish, shared);
 }
 #endif
 

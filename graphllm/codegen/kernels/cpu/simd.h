@@ -167,25 +167,11 @@ inline VF load(const int8_t* x) {
 #endif
 }
 
-// Fewer than 64 bytes, by moves of sizes that are known: compilers make a slow instruction of the others.
-template <int SIZE = 32>
-inline void copy_some(const void* from, int bytes, void* to) {
-    if (bytes >= SIZE) {  // the first and the last so many
-        char some[2][SIZE];
-        std::memcpy(some[0], from, SIZE);
-        std::memcpy(some[1], static_cast<const char*>(from) + bytes - SIZE, SIZE);
-        std::memcpy(to, some[0], SIZE);
-        std::memcpy(static_cast<char*>(to) + bytes - SIZE, some[1], SIZE);
-    } else if constexpr (SIZE > 1) {
-        copy_some<SIZE / 2>(from, bytes, to);
-    }
-}
-
-// The first n lanes, not all; the others are 0, and nothing behind them is touched.
+// The first n lanes; the others are 0, and nothing behind them is touched.
 template <class S>
 inline VF load_part(const S* x, int n) {
     S room[LANES] = {};
-    copy_some(x, n * int(sizeof(S)), room);
+    std::memcpy(room, x, n * sizeof(S));
     return load(room);
 }
 #if !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__) && !defined(__AVX512F__)
@@ -200,7 +186,7 @@ template <>
 inline VF load_part(const f16* x, int n) {
     if (n < 8) {
         f16 room[8] = {};
-        copy_some<8>(x, n * 2, room);
+        std::memcpy(room, x, n * sizeof(f16));
         return VF{{NF(_mm256_cvtph_ps(read<__m128i>(room)))}};
     }
     // the last eight, moved down over those that the first eight have
