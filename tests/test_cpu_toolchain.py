@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import graphllm
@@ -287,3 +288,39 @@ def test_a_target_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("GRAPHLLM_TARGET", variable)
         with pytest.raises(GraphLLMError, match=r"^target: 'gpu'; expected cpu, numpy, cuda$"):
             resolve(asked)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("cores", "calls"), [(1, 1), (2, 3)])
+def test_parts_of_a_text_are_compiled_side_by_side(
+    cores: int, calls: int, tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = compiler_command()
+    assert command is not None
+    log = tmp_path / "calls"
+    fake(f'echo "$@" >> "{log}"; exec {" ".join(command)} "$@"')
+    monkeypatch.setattr(build, "FLAGS", tuple("-O0" if flag == "-O3" else flag for flag in build.FLAGS))
+    monkeypatch.setattr(build, "physical_cores", lambda: cores)
+    plan = small_plan(tmp_path)
+
+    def logits(device: str) -> list[np.ndarray]:  # through steps of few rows, then of many
+        engine = graphllm.load(plan, device=device).engine
+        step = np.array(engine.feed([3]))
+        engine.truncate(0)
+        return [step, *np.concatenate(list(engine.score([1 + i % 9 for i in range(12)])))]
+
+    got = logits("cpu")
+    lines = log.read_text().splitlines()
+    assert len(lines) == calls
+    assert [f"-DGRAPHLLM_PART={i}" in line for i, line in enumerate(lines[:2])] == [cores > 1] * min(2, calls)
+    np.testing.assert_allclose(got, logits("numpy"), rtol=1e-3, atol=1e-4)
+
+
+@needs_compiler
+def test_a_part_that_fails_ends_the_others(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake('case "$*" in *PART=0*) echo "error: not this one"; exit 1;; *PART=1*) sleep 600;; esac')
+    monkeypatch.setattr(build, "physical_cores", lambda: 2)
+    plan, start = small_plan(tmp_path), time.monotonic()
+    with pytest.raises(NativeError, match="error: not this one"):
+        graphllm.load(plan, device="cpu")
+    assert time.monotonic() - start < 60

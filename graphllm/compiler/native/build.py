@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import graphllm.codegen.kernels as kernels
-from graphllm.codegen.cpu.generate import PARTED, PARTS
+from graphllm.codegen.cpu.parts import PARTED, PARTS
 from graphllm.compiler.native.isa import Isa, chosen_isa, cpu_features, isa_flags
 from graphllm.compiler.native.kept import LIBRARY, kept
 from graphllm.compiler.native.toolchain import Compiler, find_compiler, run_compiler, run_compilers
