@@ -138,8 +138,8 @@ struct Integer {
 #if defined(GRAPHLLM_PLAIN_DOTS)
     template <int T, int R>
     void few(const Streams<R>& streams, int many, const unsigned char* rows, int ld) const {
-        for (int i = 0; i < many; ++i)
-            for (int r = 0; r < R; ++r) one<T>(streams.row[r] + i, rows, streams.out[r] + i, ld);
+        for (int r = 0; r < R; ++r)
+            for (int i = 0; i < many; ++i) one<T>(streams.row[r] + i, rows, streams.out[r] + i, ld);
     }
 
   private:

@@ -42,7 +42,7 @@ constexpr long many_bytes(long row, int k, int most, int pieces, int unit) {
     return row + 4L * 2 * up(k, LANES) + PANEL_BYTES + 4L * pieces * most * columns;
 }
 
-// Columns of one place in R streams: of rows of weights that lie far apart, or those of a unit cut into as many stretches.
+// ``count`` columns of one place: cut into as many stretches as there may be streams.
 template <int T, class W>
 inline void one_stream(const W& weights, long n0, int count, const unsigned char* x, float* out, int ld) {
     constexpr int R = side_by_side(T);
@@ -97,10 +97,13 @@ inline void linear_few(const Step& step, const W& weights, int rows, Cut cut, So
     };
     const auto streamed = [&](auto known, int first, int end) {  // the first unit that is left
         constexpr int R = side_by_side(decltype(known)::value);
-        if (R == 1 || R % cut.pieces.count != 0) return first;
-        const int units = R / cut.pieces.count, apart = (end - first) / units;
-        for (int i = 0; i < apart; ++i) abreast(known, first + i, apart);
-        return first + units * apart;
+        if constexpr (R > 1)
+            if (R % cut.pieces.count == 0) {
+                const int units = R / cut.pieces.count, apart = (end - first) / units;
+                for (int i = 0; i < apart; ++i) abreast(known, first + i, apart);
+                return first + units * apart;
+            }
+        return first;
     };
     for (Turns turns(step, cut.units); turns.next();) {
         stage();

@@ -15,7 +15,7 @@ namespace graphllm {
 // How weights come from memory fastest is for the machine to say. With AVX2 alone (measured: Zen 3) it is in several streams
 // far enough apart for the machine's own prefetcher to follow each, and asking for what comes next takes a fifth; with
 // AVX-512 (Zen 4) it is in one stream, asked for ahead.
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__) && !defined(__AVX512F__)
 constexpr int STREAMS = 4;
 #else
 constexpr int STREAMS = 1;
@@ -269,8 +269,8 @@ struct Int8 {
 
     template <int T, int R>
     void few(const Streams<R>& streams, int count, const unsigned char* rows, int ld) const {
-        for (int i = 0; i < count; ++i)
-            for (int r = 0; r < R; ++r) one<T>(streams.row[r] + i, rows, streams.out[r] + i, ld);
+        for (int r = 0; r < R; ++r)
+            for (int i = 0; i < count; ++i) one<T>(streams.row[r] + i, rows, streams.out[r] + i, ld);
     }
 
     void widened(long row, int k0, int n, float* to) const {
