@@ -118,3 +118,41 @@ class ChoosingDevice(Protocol):
     ) -> Sequence[int | Logits]:
         """One step: the token that follows each row, or where there is no choice for it, its logits [V]."""
         ...
+
+
+WEIGHED = 128  # tokens to a sum
+
+
+class Weigh(Protocol):
+    """What tokens weigh in a draw, e^((logit - largest) / temperature), in sums of ``WEIGHED`` successive ones."""
+
+    def __call__(
+        self,
+        logits: Logits,
+        temperature: float,
+        largest: float,
+        below: float,
+        sums: NDArray[np.float64],
+        *,
+        exactly: bool,
+        weights: NDArray[np.float64] | None = None,
+        above: NDArray[np.int64] | None = None,
+    ) -> int:
+        """Write the sums of ``logits`` [n] that are below ``below``, and return how many are not.
+
+        Args:
+            largest: a finite number that no logit is above; an f32, as ``below`` is. No logit is NaN.
+            temperature: at least 1e-3.
+            exactly: within 1e-12 of each sum, else within 1.6e-5, but for weights less than e^-40.
+            weights: room [n] for each weight; with ``exactly`` only.
+            above: room for the ids of those that are not below, ascending. Where they are more, it goes no further:
+                the sums are not good, and the number that is returned is only more than there is room for.
+        """
+        ...
+
+
+@runtime_checkable
+class WeighingDevice(Protocol):
+    """A device that has code of its own for this."""
+
+    weigh: Weigh

@@ -7,22 +7,27 @@ leave out what cannot matter, or say that they do not know.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import exp, isfinite, log
 
 import numpy as np
 from numpy.typing import NDArray
 
+from graphllm.runtime.device import WEIGHED, Weigh
+from graphllm.runtime.sampling import stages
 from graphllm.runtime.sampling.logits import refuse_unless_finite
+from graphllm.runtime.sampling.weights import NumpyWeights
 
 Ids = NDArray[np.intp]
 Values = NDArray[np.float64]
 
 _ROWS = 64  # a maximum is of so many logits
-_COLUMNS = 128  # a sum of weights is of so many tokens
-_ERROR = 1.6e-5  # of a sum of weights, relative: f32 exponents down to -40, exp, and _COLUMNS additions
-_COLDEST = 1e-3  # below, f32 may overflow
-_LOG_MOST = 60.0  # of a changed token's weight
+_COLDEST = 1e-3  # temperature below which f32 may overflow
 _HEADS = (2e-3, 5e-5)  # of the largest weight: what top-p keeps is usually above one of them
 _MOST_HEADS = 16384
+# Of a device's sums and of adding up a vocabulary in f64 one after the other, which is what they stand for: relative.
+INEXACT = 2e-11
+_ERRORS = {False: 1.6e-5, True: INEXACT}
+_LEFT_OUT = {False: 2.6e-10, True: INEXACT}  # of all: weights that such sums need not have, and roundings of the total
 
 
 class Scores:
@@ -34,15 +39,16 @@ class Scores:
     best: float
     best_id: int
 
-    def __init__(self, allowed: int) -> None:
+    def __init__(self, allowed: int, weigh: Weigh | None = None) -> None:
         self._allowed = allowed
+        self._weigh = NumpyWeights() if weigh is None else weigh
         self._logits = self._plain = np.empty(0, np.float32)
         self._room = np.empty(allowed, np.float32)
         self._changed = np.empty(0, np.intp)
         self._exact = np.full(allowed, np.nan)  # of changed tokens
-        blocks = -(-allowed // _COLUMNS)
-        self._weights = np.zeros(blocks * _COLUMNS, np.float32)
-        self._ones = np.ones(_COLUMNS, np.float32)
+        self._sums = np.empty(-(-allowed // WEIGHED))
+        self._weights: Values | None = None
+        self._above = np.empty(_MOST_HEADS, np.int64)
 
     def take(self, logits: NDArray[np.float32], changed: Ids, change: Callable[[Values], None] | None) -> None:
         """Score ``logits`` [allowed]; ``change`` is given the scores of ``changed`` tokens to work on, by id.
@@ -50,7 +56,7 @@ class Scores:
         Raises RunError where a score is NaN or +inf, or all are -inf.
         """
         self._exact[self._changed] = np.nan
-        self._logits = self._plain = logits
+        self._logits = self._plain = np.ascontiguousarray(logits)
         self._changed = changed
         changed_best = -np.inf
         if change is not None:
@@ -85,8 +91,7 @@ class Scores:
 
     def not_below(self, bound: float) -> Ids:
         """Tokens whose score is ``bound`` or more, and maybe some that are hardly less; ascending."""
-        low = np.nextafter(np.float32(bound), np.float32(-np.inf))
-        return self._with_changed(np.flatnonzero(self._plain >= low))
+        return self._from(_just_below(bound))
 
     def among_largest(self, k: int) -> Ids:
         """Tokens among which are the ``k`` largest, equals of the last one with them; ascending."""
@@ -96,64 +101,118 @@ class Scores:
         whole = columns * _ROWS
         # k of the maxima are no less than the k-th of them: so is the k-th largest of all
         maxima = self._plain[:whole].reshape(_ROWS, columns).max(axis=0)
-        return self._with_changed(np.flatnonzero(self._plain >= np.partition(maxima, -k)[-k]))
+        return self._from(np.partition(maxima, -k)[-k])
 
-    def head(self, temperature: float, p: float) -> tuple[Ids, Values, float, float] | None:
-        """Tokens that weigh most, the share ``p`` of all or more, where the likeliest one weighs 1.
+    def nucleus(self, temperature: float, p: float) -> tuple[Ids, Values] | None:
+        """The tokens that top-p leaves, ascending, and their weights, where the likeliest one's is 1.
 
-        Returns (ids ascending, their weights, the least and the most that all tokens may weigh together); None where
-        they are too many.
+        None where they are too many, or where another total of the same digits would leave others.
         """
-        if not self._weigh(temperature):
+        if temperature < _COLDEST:
             return None
-        weights = self._weights[: self._allowed]
-        total = float(self._sums().sum(dtype=np.float64))
-        for bound in _HEADS:
-            ids = np.flatnonzero(weights >= bound)
-            if len(ids) > _MOST_HEADS:
+        for share in _HEADS:
+            low = _just_below(self.best + temperature * log(share))
+            count = self._weigh_plain(temperature, below=float(low), above=self._above)
+            if count > len(self._above):
                 return None
-            if float(weights[ids].sum(dtype=np.float64)) >= p * total * (1 + 4 * _ERROR):
-                weights[ids] = 0
-                rest = float(self._sums().sum(dtype=np.float64))
-                exact = np.exp((self.of(ids) - self.best) / temperature)
-                held, error = float(exact.sum()), rest * 2 * _ERROR + _ERROR * _ERROR
-                return ids, exact / self._scale, held / self._scale + rest - error, held / self._scale + rest + error
+            ids = self._with_changed(self._above[:count], low)
+            weights = self.weights_of(self.of(ids), temperature)
+            exact = self._exact[self._changed]
+            held, lost = float(weights.sum()), float(self.weights_of(exact[exact < low], temperature).sum())
+            for exactly in (False, True):
+                if exactly:
+                    self._weigh_plain(temperature, True, float(low))
+                rest = lost + float(self._sums.sum())
+                if held < p * (held + rest) * (1 + 4 * _ERRORS[False]):
+                    break  # too few
+                error = 2 * _ERRORS[exactly] * rest + _LEFT_OUT[exactly] * held
+                kept = stages.nucleus(weights, p, held + rest - error, held + rest + error)
+                if kept is not None:
+                    return ids[kept], weights[kept]
         return None
 
     def draw(self, temperature: float, uniform: float) -> int | None:
-        """The token that ``uniform`` in [0, 1) falls on; None where that is nearer to another than f32 can tell."""
-        if not self._weigh(temperature):
+        """The token that ``uniform`` in [0, 1) falls on; None where that is nearer to another than sums can tell."""
+        if temperature < _COLDEST:
             return None
-        ends = self._sums().cumsum(dtype=np.float64)
-        total = float(ends[-1])
-        target = uniform * total
-        block = min(int(ends.searchsorted(target, side="right")), len(ends) - 1)
-        before = float(ends[block - 1]) if block else 0.0
-        inner = self._weights[block * _COLUMNS : (block + 1) * _COLUMNS].cumsum(dtype=np.float64) + before
-        at = int(inner.searchsorted(target, side="right"))
-        if at == _COLUMNS:
-            return None
-        margin = 2 * _ERROR * min(target, total - target) + _ERROR * _ERROR * total
-        margin += 2 * _ERROR * (float(inner[-1]) - before)  # within a block sums are not the block's to the last bit
-        low = float(inner[at - 1]) if at else before
-        return block * _COLUMNS + at if low + margin <= target < float(inner[at]) - margin else None
+        exact = self.weights_of(self._exact[self._changed], temperature)
+        for exactly in (False, True):
+            self._weigh_plain(temperature, exactly)
+            if len(exact):
+                self._sums += np.bincount(self._changed // WEIGHED, exact, len(self._sums))
+            ends = self._sums.cumsum()
+            total = float(ends[-1])
+            target = uniform * total
+            block = min(int(ends.searchsorted(target, side="right")), len(ends) - 1)
+            before = float(ends[block - 1]) if block else 0.0
+            ids = np.arange(block * WEIGHED, min((block + 1) * WEIGHED, self._allowed))
+            inner = self.weights_of(self.of(ids), temperature).cumsum() + before
+            at = int(inner.searchsorted(target, side="right"))
+            margin = 2 * _ERRORS[exactly] * min(target, total - target) + _LEFT_OUT[exactly] * total
+            margin += 2 * _ERRORS[exactly] * (float(inner[-1]) - before)  # of the block itself
+            low = float(inner[at - 1]) if at else before
+            if at < len(ids) and low + margin <= target < float(inner[at]) - margin:
+                return int(ids[at])
+        return None
 
-    def _weigh(self, temperature: float) -> bool:
-        """Weigh every token in f32, relative to the largest unchanged one. False where f32 is not the place for it."""
-        if temperature < _COLDEST or not (self.best - self._largest) / temperature < _LOG_MOST:
-            return False
-        weights = self._weights[: self._allowed]
-        with np.errstate(over="ignore"):  # to -inf: no weight
-            np.subtract(self._plain, np.float32(self._largest), out=weights)
-            weights /= np.float32(temperature)
-            np.exp(weights, out=weights)
-        changed = self._changed
-        self._scale = float(np.exp((self._largest - self.best) / temperature))
-        weights[changed] = np.exp((self._exact[changed] - self._largest) / temperature)
-        return True
+    def weights(self, temperature: float) -> Values:
+        """Every token's weight, within ``INEXACT`` of it, where the likeliest one's is 1. Good until the next call."""
+        if temperature < _COLDEST or not isfinite(self._largest):
+            return self.weights_of(self.all(), temperature)
+        if self._weights is None:
+            self._weights = np.empty(self._allowed)
+        self._weigh_plain(temperature, True, weights=self._weights)
+        scale = self._scale(temperature)
+        if scale != 1:
+            self._weights *= scale
+        self._weights[self._changed] = self.weights_of(self._exact[self._changed], temperature)
+        return self._weights
 
-    def _sums(self) -> NDArray[np.float32]:
-        return self._weights.reshape(-1, _COLUMNS) @ self._ones
+    def weights_of(self, scores: Values, temperature: float) -> Values:
+        """By the definition. ``scores`` are a caller's own array, which is used up."""
+        scores -= self.best
+        with np.errstate(over="ignore"):  # a tiny temperature: -inf, probability 0
+            scores /= temperature
+        return np.exp(scores, out=scores)
 
-    def _with_changed(self, ids: Ids) -> Ids:
-        return np.union1d(ids, self._changed) if len(self._changed) else ids
+    def _scale(self, temperature: float) -> float:
+        """What the likeliest unchanged token weighs."""
+        return exp((self._largest - self.best) / temperature)
+
+    def _weigh_plain(
+        self,
+        temperature: float,
+        exactly: bool = False,
+        below: float = np.inf,
+        *,
+        weights: Values | None = None,
+        above: Ids | None = None,
+    ) -> int:
+        """Put into ``_sums`` what unchanged tokens below a score weigh; how many are not below, which are ``above``."""
+        if not isfinite(self._largest):  # there is none
+            self._sums.fill(0)
+            return 0
+        sums, largest = self._sums, self._largest
+        count = self._weigh(
+            self._plain, temperature, largest, below, sums, exactly=exactly, weights=weights, above=above
+        )
+        scale = self._scale(temperature)
+        if scale != 1:
+            sums *= scale
+        return count
+
+    def _from(self, low: np.float32) -> Ids:
+        """Tokens whose score is ``low`` or more, ascending."""
+        return self._with_changed(np.flatnonzero(self._plain >= low), low)
+
+    def _with_changed(self, ids: Ids, low: np.float32) -> Ids:
+        """``ids``, unchanged tokens, and those changed ones whose score is ``low`` or more; ascending."""
+        more = self._changed[self._exact[self._changed] >= low]
+        if low == -np.inf:  # then all are there
+            return ids
+        return np.sort(np.concatenate([ids, more])) if len(more) else ids
+
+
+def _just_below(bound: float) -> np.float32:
+    with np.errstate(over="ignore"):  # a penalty may take a score beyond f32
+        return np.nextafter(np.float32(bound), np.float32(-np.inf))

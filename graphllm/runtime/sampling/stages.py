@@ -14,7 +14,9 @@ Positions = NDArray[np.intp]
 
 # A margin for sums, relative: three tokens of probability 0.1 reach 0.3, and none of ten equals is below their mean.
 _ROUNDING = 1e-12
-_SORTED = 4096  # values that are sorted as fast as they are looked at otherwise
+SMALL = 4096  # values that are sorted as fast as they are looked at otherwise
+_TOGETHER = 1 << 14  # weights that stay in a core's cache from one operation to the next
+_BLOCK = 128  # weights to a sum of a draw
 _BIN = 44  # bits of an f64 that do not matter for its bin: a bin is 1/256 of the way to the next power of two
 
 
@@ -39,23 +41,49 @@ def top_p(weights: Values, p: float) -> Positions:
 
     Nucleus sampling: Holtzman et al. 2020, arXiv:1904.09751.
     """
+    kept = top_p_of_inexact(weights, p, 0)
+    assert kept is not None
+    return kept
+
+
+def top_p_of_inexact(weights: Values, p: float, error: float) -> Positions | None:
+    """The same; None where weights that differ by ``error``, relative, might leave others."""
     total = float(weights.sum())
     target = p * total * (1 - _ROUNDING)
     # The n values at most that lie below this bound hold less than 1-p of the sum: none is needed to reach p.
     bound = (1 - p) * total / len(weights) * (1 - _ROUNDING)
-    close, larger, above = weights[weights >= bound], 0, 0.0
-    if len(close) > _SORTED:
+    larger, above, low, high = 0, 0.0, np.float64(0), np.float64(np.inf)
+    if len(weights) > SMALL:
         # Leading bits order numbers that are not negative; of the bins they make only the one that reaches p is sorted.
-        leading = close.view(np.int64) >> _BIN
-        bins = leading.max() - leading
-        held = np.bincount(bins, weights=close).cumsum()
-        last = min(int(held.searchsorted(target)), len(held) - 1)
-        above = float(held[last - 1]) if last else 0.0
-        larger, close = int(np.count_nonzero(bins < last)), close[bins == last]
+        most, least = (int(np.float64(x).view(np.int64)) >> _BIN for x in (weights.max(), bound))
+        held = np.zeros(most - least + 2)  # the last one is of all that lie lower
+        for first in range(0, len(weights), _TOGETHER):
+            part = weights[first : first + _TOGETHER]
+            bins = most - (part.view(np.int64) >> _BIN)
+            held += np.bincount(np.minimum(bins, len(held) - 1, out=bins), part, len(held))
+        ends = held.cumsum()
+        last = min(int(ends.searchsorted(target)), len(held) - 1)
+        above = float(ends[last - 1]) if last else 0.0
+        if last < len(held) - 1:
+            low = _leading(most - last << _BIN)
+        high = _leading(most - last + 1 << _BIN)
+        beyond = weights >= high
+        larger = int(np.count_nonzero(beyond))
+        close = weights[(weights >= low) ^ beyond]
+    else:
+        close = weights[weights >= bound]
     falling = np.sort(close)[::-1]
-    reached = int((falling.cumsum() + above).searchsorted(target))
-    count = min(reached + 1, len(falling))
-    return _from_threshold(weights, falling[count - 1], larger + count)
+    sums = falling.cumsum() + above
+    count = min(int(sums.searchsorted(target)) + 1, len(falling))
+    threshold = falling[count - 1]
+    if error:
+        less, more = 1 - 4 * error, 1 + 4 * error
+        if above >= target * less or sums.searchsorted(target * less) != sums.searchsorted(target * more):
+            return None  # it may be another that reaches p
+        near = np.count_nonzero((close >= threshold * less) & (close <= threshold * more))
+        if threshold * less < low or threshold * more >= high or near != np.count_nonzero(close == threshold):
+            return None  # equals may not be equal
+    return _from_threshold(weights, threshold, larger + count)
 
 
 def min_p(weights: Values, p: float) -> Positions:
@@ -70,6 +98,28 @@ def draw(weights: Values, uniform: float) -> int:
     position = int(ends.searchsorted(uniform * total, side="right"))
     # uniform * sum may round up to the sum itself: the last position of any weight takes it.
     return min(position, int(ends.searchsorted(total)))
+
+
+def draw_from_inexact(weights: Values, uniform: float, error: float) -> int | None:
+    """What ``draw`` gives; None where weights that differ by ``error``, relative, might give another.
+
+    Sums are of blocks first: one after the other a vocabulary's weights take as long to add as they take to compute.
+    """
+    whole = len(weights) // _BLOCK * _BLOCK
+    ends = np.append(weights[:whole].reshape(-1, _BLOCK).sum(axis=1), weights[whole:].sum()).cumsum()
+    target, margin = uniform * float(ends[-1]), float(ends[-1]) * 4 * error
+    block = int(ends.searchsorted(target, side="right"))
+    before = float(ends[block - 1]) if block else 0.0
+    inner = weights[block * _BLOCK : (block + 1) * _BLOCK].cumsum() + before
+    at = int(inner.searchsorted(target, side="right"))
+    if at >= len(inner):
+        return None
+    low = float(inner[at - 1]) if at else before
+    return block * _BLOCK + at if low + margin <= target < float(inner[at]) - margin else None
+
+
+def _leading(bits: int) -> np.float64:
+    return np.int64(bits).view(np.float64)
 
 
 def _from_threshold(values: Values, threshold: np.float64, count: int) -> Positions:
