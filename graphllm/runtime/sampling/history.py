@@ -96,9 +96,7 @@ class TokenCounts:
                 self._place[int(self._ids[place])] = place
 
 
-def penalise(logits: NDArray[np.float64], seen: TokenCounts, config: SamplerConfig) -> None:
-    """Apply the three penalties, in the order of the module's table, to ``logits`` [V] in place."""
-    ids, counts = seen.ids, seen.counts
-    x = logits[ids]
-    x = np.where(x < 0, x * config.repetition_penalty, x / config.repetition_penalty)
-    logits[ids] = x - counts * config.frequency_penalty - config.presence_penalty
+def penalised(logits: NDArray[np.float64], counts: NDArray[np.float64], config: SamplerConfig) -> NDArray[np.float64]:
+    """``logits`` of tokens that occur ``counts`` times, under the penalties in the order of the module's table."""
+    x = np.where(logits < 0, logits * config.repetition_penalty, logits / config.repetition_penalty)
+    return x - counts * config.frequency_penalty - config.presence_penalty

@@ -27,7 +27,7 @@ from graphllm.errors import RunError
 from graphllm.runtime.device import Choice, Weigh
 from graphllm.runtime.sampling import stages
 from graphllm.runtime.sampling.config import SamplerConfig
-from graphllm.runtime.sampling.history import TokenCounts, penalise
+from graphllm.runtime.sampling.history import TokenCounts, penalised
 from graphllm.runtime.sampling.logits import refuse_unless_finite
 from graphllm.runtime.sampling.scores import INEXACT, Scores
 
@@ -122,23 +122,22 @@ class Sampler:
 
     def _scored(self, logits: NDArray[np.float32], history: Sequence[int]) -> Scores:
         assert logits.shape == (self.vocab,)
-        config, scores, changed = self.config, self._scores, self._bias_ids
-        if not config.penalised:
-            scores.take(logits[: self.allowed], changed, self._bias if len(changed) else None)
+        scores, head = self._scores, logits[: self.allowed]
+        if not self.config.penalised:
+            scores.take(head, self._bias_ids, head[self._bias_ids] + self._biases)
             return scores
         self._seen.follow(history)
-        seen = self._seen.ids
-        changed = np.union1d(changed, seen) if len(changed) else seen.copy()  # counting goes on in the same place
-
-        def change(x: NDArray[np.float64]) -> None:
-            self._bias(x)
-            penalise(x, self._seen, config)
-
-        scores.take(logits[: self.allowed], changed, change)
+        ids, counts = self._seen.ids.copy(), self._seen.counts  # counting goes on in the same place
+        if len(self._bias_ids):
+            changed = np.union1d(self._bias_ids, ids)
+            exact = head[changed].astype(np.float64)
+            exact[changed.searchsorted(self._bias_ids)] += self._biases
+            seen = changed.searchsorted(ids)
+            exact[seen] = penalised(exact[seen], counts, self.config)
+        else:
+            changed, exact = ids, penalised(head[ids].astype(np.float64), counts, self.config)
+        scores.take(head, changed, exact)
         return scores
-
-    def _bias(self, x: NDArray[np.float64]) -> None:
-        x[self._bias_ids] += self._biases
 
     def _left(self, scores: Scores) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """The tokens that the cuts leave, and their weights."""

@@ -6,7 +6,6 @@ leave out what cannot matter, or say that they do not know.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import exp, isfinite, log
 
 import numpy as np
@@ -45,48 +44,47 @@ class Scores:
         self._logits = self._plain = np.empty(0, np.float32)
         self._room = np.empty(allowed, np.float32)
         self._changed = np.empty(0, np.intp)
-        self._exact = np.full(allowed, np.nan)  # of changed tokens
+        self._exact = np.empty(0)  # of changed tokens
+        self._place = np.zeros(allowed, np.int32)  # of a token among the changed ones, if it is one
         self._sums = np.empty(-(-allowed // WEIGHED))
         self._weights: Values | None = None
         self._above = np.empty(_MOST_HEADS, np.int64)
 
-    def take(self, logits: NDArray[np.float32], changed: Ids, change: Callable[[Values], None] | None) -> None:
-        """Score ``logits`` [allowed]; ``change`` is given the scores of ``changed`` tokens to work on, by id.
+    def take(self, logits: NDArray[np.float32], changed: Ids, exact: Values) -> None:
+        """Score ``logits`` [allowed], but for ``changed`` tokens, in any order, whose scores are ``exact``.
 
         Raises RunError where a score is NaN or +inf, or all are -inf.
         """
-        self._exact[self._changed] = np.nan
         self._logits = self._plain = np.ascontiguousarray(logits)
-        self._changed = changed
+        self._changed, self._exact = changed, exact
         changed_best = -np.inf
-        if change is not None:
-            self._exact[changed] = logits[changed]
-            change(self._exact)
+        if len(changed):
+            self._place[changed] = np.arange(len(changed))
             self._plain = self._room
             np.copyto(self._plain, logits)
             self._plain[changed] = -np.inf
-            changed_best = float(self._exact[changed].max(initial=-np.inf))
+            changed_best = float(exact.max())
         first = int(self._plain.argmax())
         largest = float(self._plain[first])
         self.best = float(np.maximum(largest, changed_best))
         if not np.isfinite(self.best):
             refuse_unless_finite(self.best, self.all())
-        ties = changed[self._exact[changed] == self.best]
+        ties = changed[exact == self.best]
         self.best_id = min(first if largest == self.best else self._allowed, int(ties.min(initial=self._allowed)))
         self._largest = largest
 
     def of(self, ids: Ids) -> Values:
         """Scores of some tokens."""
-        found = self._logits[ids].astype(np.float64)
+        found = self._plain[ids].astype(np.float64)
         if len(self._changed):
-            exact = self._exact[ids]
-            np.copyto(found, exact, where=~np.isnan(exact))
+            places = np.minimum(self._place[ids], len(self._changed) - 1)
+            np.copyto(found, self._exact[places], where=self._changed[places] == ids)
         return found
 
     def all(self) -> Values:
         """Every score."""
         found = self._logits.astype(np.float64)
-        found[self._changed] = self._exact[self._changed]
+        found[self._changed] = self._exact
         return found
 
     def not_below(self, bound: float) -> Ids:
@@ -117,8 +115,8 @@ class Scores:
                 return None
             ids = self._with_changed(self._above[:count], low)
             weights = self.weights_of(self.of(ids), temperature)
-            exact = self._exact[self._changed]
-            held, lost = float(weights.sum()), float(self.weights_of(exact[exact < low], temperature).sum())
+            less = self._exact[self._exact < low]
+            held, lost = float(weights.sum()), float(self.weights_of(less, temperature).sum())
             for exactly in (False, True):
                 if exactly:
                     self._weigh_plain(temperature, True, float(low))
@@ -135,7 +133,7 @@ class Scores:
         """The token that ``uniform`` in [0, 1) falls on; None where that is nearer to another than sums can tell."""
         if temperature < _COLDEST:
             return None
-        exact = self.weights_of(self._exact[self._changed], temperature)
+        exact = self.weights_of(self._exact.copy(), temperature)
         for exactly in (False, True):
             self._weigh_plain(temperature, exactly)
             if len(exact):
@@ -165,7 +163,7 @@ class Scores:
         scale = self._scale(temperature)
         if scale != 1:
             self._weights *= scale
-        self._weights[self._changed] = self.weights_of(self._exact[self._changed], temperature)
+        self._weights[self._changed] = self.weights_of(self._exact.copy(), temperature)
         return self._weights
 
     def weights_of(self, scores: Values, temperature: float) -> Values:
@@ -207,7 +205,7 @@ class Scores:
 
     def _with_changed(self, ids: Ids, low: np.float32) -> Ids:
         """``ids``, unchanged tokens, and those changed ones whose score is ``low`` or more; ascending."""
-        more = self._changed[self._exact[self._changed] >= low]
+        more = self._changed[self._exact >= low]
         if low == -np.inf:  # then all are there
             return ids
         return np.sort(np.concatenate([ids, more])) if len(more) else ids

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from graphllm.runtime.device import WEIGHED, Logits
 
-_TOGETHER: Final = 128 * WEIGHED  # tokens that stay in a core's cache from one operation to the next
+_TOGETHER: Final = 512 * WEIGHED  # tokens whose weights stay in a core's cache from one operation to the next
 
 
 class NumpyWeights:
