@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from graphllm.compiler.native import build
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # processes share the cores, and BLAS would take all of them for each
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -21,6 +23,12 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "graphllm-cache"
     monkeypatch.setenv("GRAPHLLM_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_compiler_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests side by side keep the cores busy: a text is compiled whole, which takes less of them than its parts do."""
+    monkeypatch.setattr(build, "physical_cores", lambda: 1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
