@@ -134,23 +134,17 @@ class Scores:
         if temperature < _COLDEST:
             return None
         exact = self.weights_of(self._exact.copy(), temperature)
+
+        def block_at(first: int) -> Values:
+            return self.weights_of(self.of(np.arange(first, min(first + WEIGHED, self._allowed))), temperature)
+
         for exactly in (False, True):
             self._weigh_plain(temperature, exactly)
             if len(exact):
                 self._sums += np.bincount(self._changed // WEIGHED, exact, len(self._sums))
-            ends = self._sums.cumsum()
-            total = float(ends[-1])
-            target = uniform * total
-            block = min(int(ends.searchsorted(target, side="right")), len(ends) - 1)
-            before = float(ends[block - 1]) if block else 0.0
-            ids = np.arange(block * WEIGHED, min((block + 1) * WEIGHED, self._allowed))
-            inner = self.weights_of(self.of(ids), temperature).cumsum() + before
-            at = int(inner.searchsorted(target, side="right"))
-            margin = 2 * _ERRORS[exactly] * min(target, total - target) + _LEFT_OUT[exactly] * total
-            margin += 2 * _ERRORS[exactly] * (float(inner[-1]) - before)  # of the block itself
-            low = float(inner[at - 1]) if at else before
-            if at < len(ids) and low + margin <= target < float(inner[at]) - margin:
-                return int(ids[at])
+            token = stages.draw_by_sums(self._sums, block_at, uniform, _ERRORS[exactly], _LEFT_OUT[exactly])
+            if token is not None:
+                return token
         return None
 
     def weights(self, temperature: float) -> Values:
@@ -205,9 +199,9 @@ class Scores:
 
     def _with_changed(self, ids: Ids, low: np.float32) -> Ids:
         """``ids``, unchanged tokens, and those changed ones whose score is ``low`` or more; ascending."""
-        more = self._changed[self._exact >= low]
         if low == -np.inf:  # then all are there
             return ids
+        more = self._changed[self._exact >= low]
         return np.sort(np.concatenate([ids, more])) if len(more) else ids
 
 

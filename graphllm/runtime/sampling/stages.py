@@ -6,8 +6,12 @@ them select, none sorts a vocabulary: top-p sorts only the values that could be 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
+
+from graphllm.runtime.device import WEIGHED
 
 Values = NDArray[np.float64]
 Positions = NDArray[np.intp]
@@ -16,7 +20,6 @@ Positions = NDArray[np.intp]
 _ROUNDING = 1e-12
 SMALL = 4096  # values that are sorted as fast as they are looked at otherwise
 _TOGETHER = 1 << 14  # weights that stay in a core's cache from one operation to the next
-_BLOCK = 128  # weights to a sum of a draw
 _BIN = 44  # bits of an f64 that do not matter for its bin: a bin is 1/256 of the way to the next power of two
 
 
@@ -105,17 +108,33 @@ def draw_from_inexact(weights: Values, uniform: float, error: float) -> int | No
 
     Sums are of blocks first: one after the other a vocabulary's weights take as long to add as they take to compute.
     """
-    whole = len(weights) // _BLOCK * _BLOCK
-    ends = np.append(weights[:whole].reshape(-1, _BLOCK).sum(axis=1), weights[whole:].sum()).cumsum()
-    target, margin = uniform * float(ends[-1]), float(ends[-1]) * 4 * error
-    block = int(ends.searchsorted(target, side="right"))
+    whole = len(weights) // WEIGHED * WEIGHED
+    sums = np.append(weights[:whole].reshape(-1, WEIGHED).sum(axis=1), weights[whole:].sum())
+    return draw_by_sums(sums, lambda first: weights[first : first + WEIGHED], uniform, error, 4 * error)
+
+
+def draw_by_sums(
+    sums: Values, block_at: Callable[[int], Values], uniform: float, error: float, left_out: float
+) -> int | None:
+    """What ``draw`` gives of weights whose ``sums`` are of ``WEIGHED`` successive ones; None where sums cannot tell.
+
+    Args:
+        block_at: the weights of a block, given the position of its first.
+        error: of a sum, relative.
+        left_out: of the total, relative: weights that sums need not have, and roundings.
+    """
+    ends = sums.cumsum()
+    total = float(ends[-1])
+    target = uniform * total
+    block = min(int(ends.searchsorted(target, side="right")), len(ends) - 1)
     before = float(ends[block - 1]) if block else 0.0
-    inner = weights[block * _BLOCK : (block + 1) * _BLOCK].cumsum() + before
+    inner = block_at(block * WEIGHED).cumsum() + before
     at = int(inner.searchsorted(target, side="right"))
     if at >= len(inner):
         return None
+    margin = 2 * error * (min(target, total - target) + float(inner[-1]) - before) + left_out * total
     low = float(inner[at - 1]) if at else before
-    return block * _BLOCK + at if low + margin <= target < float(inner[at]) - margin else None
+    return block * WEIGHED + at if low + margin <= target < float(inner[at]) - margin else None
 
 
 def _leading(bits: int) -> np.float64:
