@@ -243,7 +243,7 @@ def generate(module: Module, *, timed: bool = False) -> str:
     few, of_many = ([s for s, m in zip(steps, many, strict=True) if m == which] for which in (False, True))
     end = [_private(unit), tail]
     bodies = [_part(1, of_many), _part(0, [*few, *end])] if parted else [*steps, *end]
-    head = _HEAD.replace('#include "rope.h"\n', PARTED + '#include "rope.h"\n') if parted else _HEAD
+    head = _HEAD.replace('\n#include "rope.h"\n', PARTED + '#include "rope.h"\n') if parted else _HEAD
     return head + (_MARKS if timed else "") + "\n\n".join([*unit.texts, "\n".join(model), "\n".join(declared), *bodies])
 
 

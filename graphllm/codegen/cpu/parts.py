@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Final
 
 PARTS: Final = 2
-PARTED: Final = '#include "parts.h"\n'  # in a text that has them
+PARTED: Final = '\n#include "parts.h"\n'  # in a text that has them: a line, which no comment can be
