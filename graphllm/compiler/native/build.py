@@ -54,7 +54,7 @@ def built(text: str, say: Say = lambda line: None, *, isa: Isa | None = None) ->
 
 
 def _objects(scratch: Path, compiler: Compiler, arguments: Iterable[str]) -> list[str]:
-    """The parts of a text, compiled side by side: half the time on two cores, but for reading the headers."""
+    """The parts of a text, compiled side by side: each reads the headers, and does its share of the rest."""
     own = [argument for argument in arguments if argument != "-shared"]
     objects = [str(scratch / f"part{i}.o") for i in range(PARTS)]
     calls = [[*own, "-c", f"-DGRAPHLLM_PART={i}", "-o", out] for i, out in enumerate(objects)]
