@@ -180,7 +180,7 @@ def test_the_command_line(checkpoint: Path, tmp_path: Path, capsys: pytest.Captu
     assert outputs[0] == outputs[1]
     assert main(["verify", plan]) == 0
     capsys.readouterr()
-    for target, words in (("cpu", "static void step_decode("), ("numpy", "def function_decode(")):
+    for target, words in (("cpu", "\nvoid step_decode("), ("numpy", "def function_decode(")):
         for subject in (plan, str(checkpoint)):
             assert main(["show", subject, "--source", target]) == 0
             assert words in capsys.readouterr().out
