@@ -1,5 +1,5 @@
 """Native code for machines that have more than this one may: AVX-512 with VNNI and BF16, and AVX2 with VNNI, by way of
-SIMDe, which says in plain C what their instructions do (``tests/simde/immintrin.h``)."""
+SIMDe, which says in plain C what their instructions do (``tests/simde/intrinsics.h``)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.lowered_models import Storage
 from tests.precompiled import precompiled
 from tests.shared_data import shared
 
-SHIM = Path(__file__).with_name("simde")
+SHIM = Path(__file__).parent / "simde" / "intrinsics.h"
 HEADER = "#include <simde/x86/avx512/dpbf16.h>\n"
 WIDTHS = {"AVX512": (64, "GRAPHLLM_DOT_BF16"), "AVXVNNI": (32, "GRAPHLLM_DOT_INT8")}
 
@@ -51,7 +51,7 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """What is built is for such a machine, and runs on this one."""
     name: str = request.param
     monkeypatch.setenv("GRAPHLLM_ISA", "avx2")
-    flags = (*PLAIN, "-w", f"-DGRAPHLLM_TEST_{name}", "-I", str(SHIM))
+    flags = (*PLAIN, "-w", f"-DGRAPHLLM_TEST_{name}", f'-DGRAPHLLM_INTRINSICS="{SHIM}"')
     monkeypatch.setattr(build, "FLAGS", precompiled(flags, "avx2"))
     return name
 

@@ -27,6 +27,7 @@ def write_attention(op: Operation, text: KernelText) -> None:
     scale, window = number(op.attrs["scale"]), op.attrs["window"]
     arguments = f"step, {', '.join(pointers)}, step.live, heads, {scale}, {window}"
     if text.function.rows == "consecutive" and q.type.shape[0] > 1:
+        text.many = True
         text.line(f"attention_many<{d}>({arguments});")
         text.private.append(f"attention_many_bytes({d})")
     else:

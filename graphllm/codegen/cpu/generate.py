@@ -1,6 +1,6 @@
 """Prints a lowered module as one C++ translation unit over the headers in ``codegen/kernels/cpu``.
 
-The text has one static function for each distinct kernel: equal layers, and steps of other sizes, share it and differ
+The text has one function for each distinct kernel: equal layers, and steps of other sizes, share it and differ
 in the pointers they pass. A ``step_<name>`` calls the kernels of a function in order, and waits for all work so far
 wherever a kernel touches memory that one since the last wait has touched. Every thread of the team goes through all of
 it; inside a kernel each takes units of its work.
@@ -19,8 +19,7 @@ from graphllm.codegen.cpu.attention import write_attention
 from graphllm.codegen.cpu.experts import write_expert_linear
 from graphllm.codegen.cpu.linear import write_product
 from graphllm.codegen.cpu.order import weight_names
-from graphllm.codegen.cpu.parts import PARTED
-from graphllm.codegen.cpu.target import FEW
+from graphllm.codegen.cpu.parts import part_begins
 from graphllm.codegen.fits import fits_experts
 from graphllm.codegen.layout import Layouts
 from graphllm.codegen.lone import Writer, write_kernel
@@ -47,12 +46,11 @@ _HEAD = """\
 #include "experts.h"
 #include "linear.h"
 #include "norm.h"
+#include "parts.h"
 #include "rope.h"
 #include "step.h"
 #include "team.h"
 #include "weigh.h"
-
-#include <algorithm>
 
 using namespace graphllm;
 
@@ -123,8 +121,8 @@ extern "C" void* graphllm_open(const void* const* weights, void* const* states, 
     void* room = nullptr;
     if (posix_memalign(&room, alignof(Running), sizeof(Running)) != 0) return nullptr;
     Running* running = new (room) Running{};
-    std::copy_n(weights, %(weights)d, running->model.weights);
-    std::copy_n(states, %(states)d, running->model.states);
+    for (int i = 0; i < %(weights)d; ++i) running->model.weights[i] = weights[i];
+    for (int i = 0; i < %(states)d; ++i) running->model.states[i] = states[i];
     running->arena = static_cast<unsigned char*>(arena);
     if (posix_memalign(&room, alignof(Part), sizeof(Part) * threads) == 0) {
         running->parts = static_cast<Part*>(room);
@@ -182,7 +180,8 @@ class _Unit:
     weights: dict[str, int]  # name -> place in the list that the library is given
     states: dict[str, int]
     kernels: dict[tuple[str, ...], str] = field(default_factory=dict[tuple[str, ...], str])  # text -> name
-    texts: list[str] = field(default_factory=list[str])
+    declared: list[str] = field(default_factory=list[str])
+    texts: tuple[list[str], list[str]] = field(default_factory=lambda: ([], []))  # of few rows, and of many
     private: set[str] = field(default_factory=set[str])  # bytes that a thread needs for itself, as expressions
     called: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # by function: kernels of its operations
 
@@ -196,8 +195,10 @@ class _Unit:
             name = f"{stem}_{1 + sum(known.rpartition('_')[0] == stem for known in self.kernels.values())}"
             self.kernels[key] = name
             comment = [f"// {printable(line)}" for line in ir]
-            head = wrapped(f"static void {name}(", ["const Step& step", *declared], ") {")
-            self.texts.append("\n".join([*comment, head, *text.lines, "}"]))
+            taken = ["const Step& step", *declared]
+            self.declared.append(wrapped(f"GRAPHLLM_KERNEL void {name}(", taken, ");"))
+            head = wrapped(f"void {name}(", taken, ") {")
+            self.texts[text.many].append("\n".join([*comment, head, *text.lines, "}"]))
         return self.kernels[key]
 
 
@@ -214,8 +215,7 @@ def generate(module: Module, *, timed: bool = False) -> str:
     """
     names = weight_names(module)
     unit, steps = _written(module, timed=timed)
-    many = [row_count(f) > FEW for f in module.functions.values()]
-    parted = not timed and any(many) and not all(many)
+    parted = not timed and all(unit.texts)
     listed = [f"//   {i}  {printable(f'{n} : {module.weights[n].type}')}" for i, n in enumerate(names)]
     model = [
         "// What a plan's steps work on: weights where they lie in the plan, caches [B,K,S,d].",
@@ -238,17 +238,16 @@ def generate(module: Module, *, timed: bool = False) -> str:
         "states": len(module.states),
         "cases": "\n".join(cases),
     }
-    kind = "GRAPHLLM_STEP" if parted else "static"
-    declared = [f"{kind} void step_{name}(const Step& step, const Model& model);" for name in module.functions]
-    few, of_many = ([s for s, m in zip(steps, many, strict=True) if m == which] for which in (False, True))
+    declared = [f"GRAPHLLM_STEP void step_{name}(const Step& step, const Model& model);" for name in module.functions]
+    few, many = unit.texts
     end = [_private(unit), tail]
-    bodies = [_part(1, of_many), _part(0, [*few, *end])] if parted else [*steps, *end]
-    head = _HEAD.replace('\n#include "rope.h"\n', PARTED + '#include "rope.h"\n') if parted else _HEAD
-    return head + (_MARKS if timed else "") + "\n\n".join([*unit.texts, "\n".join(model), "\n".join(declared), *bodies])
+    bodies = [_part(0, [*few, *end]), _part(1, [*many, *steps])] if parted else [*few, *many, *steps, *end]
+    before = ["// Kernels, and the steps that call them.", *unit.declared, "\n".join(declared)]
+    return _HEAD + (_MARKS if timed else "") + "\n\n".join(["\n".join(model), "\n".join(before), *bodies])
 
 
 def _part(number: int, texts: Iterable[str]) -> str:
-    return "\n\n".join([f"#if GRAPHLLM_IS_PART({number})", *texts, f"#endif  // part {number}\n"])
+    return "\n\n".join([part_begins(number), *texts, f"#endif  // part {number}\n"])
 
 
 def generate_workspace(module: Module) -> str:
@@ -279,7 +278,7 @@ def _written(module: Module, *, timed: bool = False) -> tuple[_Unit, list[str]]:
 
 
 def _private(unit: _Unit) -> str:
-    private = wrapped("constexpr long PRIVATE = std::max({", sorted(unit.private) or ["0L"], "});")
+    private = wrapped("constexpr long PRIVATE = most_of({", sorted(unit.private) or ["0L"], "});")
     return "// Bytes that a thread needs for itself.\n" + private
 
 

@@ -47,6 +47,7 @@ class _Writer:
         if text.shared is None or text.shared[1] < need:
             what = f"{p.anchor.name} giving {p.anchor.result.ref}"
             raise PlanError(f"{what}: expected {need} bytes of scratch, got {text.shared}")
+        text.many = True
         text.line(f"linear_many(step, {matrix}, {live}, {cut}, source, finish, shared);")
         text.private.append(f"many_bytes({row}, {p.depth}, {most}, {pieces}, {self.unit})")
 

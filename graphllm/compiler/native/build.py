@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import graphllm.codegen.kernels as kernels
-from graphllm.codegen.cpu.parts import PARTED, PARTS
+from graphllm.codegen.cpu.parts import PARTS, in_parts
 from graphllm.compiler.native.isa import Isa, chosen_isa, cpu_features, isa_flags
 from graphllm.compiler.native.kept import LIBRARY, kept
 from graphllm.compiler.native.toolchain import Compiler, find_compiler, run_compiler, run_compilers
@@ -45,7 +45,7 @@ def built(text: str, say: Say = lambda line: None, *, isa: Isa | None = None) ->
         source, out = scratch / "plan.cpp", scratch / "plan.so"
         source.write_text(text, encoding="utf-8")
         arguments = [*flags, "-I", str(HEADERS), str(source)]
-        if PARTED in text and physical_cores() > 1:
+        if in_parts(text) and physical_cores() > 1:
             arguments = [*flags, *_objects(scratch, compiler, arguments)]
         compile_to(out, compiler, arguments, _WHAT)
         return out

@@ -2,7 +2,6 @@
 // Gimelshein 2018, arXiv:1805.02867): every query head of a group reads a key, and a value, from memory once.
 #pragma once
 
-#include <algorithm>
 #include <utility>
 
 #include "linear.h"
@@ -147,7 +146,7 @@ inline void mix(const float (*probabilities)[KEYS], int group, const float* valu
 // multiplied by.
 inline float soften(float* scores, int n, float& most, float& total) {
     const int whole = up(n, LANES);
-    for (int j = n; j < whole; ++j) scores[j] = -INFINITY;
+    for (int j = n; j < whole; ++j) scores[j] = -INF;
     VF highest = all(most), sums = {};
     for (int j = 0; j < whole; j += LANES) highest = larger(load(scores + j), highest);
     float now = most;
@@ -186,8 +185,8 @@ constexpr long attention_bytes(int queries, int keys, int d) {
 // y [T,H,D] of rows q [T,H,D]. Row t sees positions up to its own, at most ``window`` of them unless that is 0. With
 // ``shared`` memory, heads are cut into chunks of keys, always the same ones: threads wait for each other, and add up.
 template <int D, class Cache>
-inline void attention(const Step& step, const float* q, Cache keys, Cache values, float* y, int rows, Heads heads,
-                      float scale, int window, unsigned char* shared) {
+GRAPHLLM_ONCE void attention(const Step& step, const float* q, Cache keys, Cache values, float* y, int rows, Heads heads,
+                             float scale, int window, unsigned char* shared) {
     constexpr int LD = up(D, LANE), M = SUMS / vectors_together(LD / LANE);
     const int group = heads.queries / heads.keys;
     float *block = reinterpret_cast<float*>(step.scratch), *queries = block + KEYS * LD, *fade = queries + group * LD;
@@ -195,7 +194,7 @@ inline void attention(const Step& step, const float* q, Cache keys, Cache values
     const auto first_of = [&](int t) { return window > 0 && step.pos[t] >= window ? step.pos[t] + 1 - window : 0; };
     const auto chunks_of = [&](int t) { return shared ? (step.pos[t] - first_of(t)) / CHUNK + 1 : 1; };
     int chunks = 1;
-    for (int t = 0; t < rows; ++t) chunks = std::max(chunks, chunks_of(t));
+    for (int t = 0; t < rows; ++t) chunks = chunks_of(t) > chunks ? chunks_of(t) : chunks;
     const auto part = [&](int i) {
         return Group<LD>(reinterpret_cast<float*>(shared) + i * Group<LD>::floats(group), group);
     };
@@ -233,7 +232,7 @@ inline void attention(const Step& step, const float* q, Cache keys, Cache values
     const auto together = [&](int i) {
         const int t = i / heads.queries, h = i % group, base = i / group * chunks;
         float most = LOWEST, total = 0;
-        for (int c = 0; c < chunks_of(t); ++c) most = std::max(most, part(base + c).most[h]);
+        for (int c = 0; c < chunks_of(t); ++c) most = part(base + c).most[h] > most ? part(base + c).most[h] : most;
         std::memset(block, 0, LD * sizeof(float));
         for (int c = 0; c < chunks_of(t); ++c) {
             const Group<LD> from = part(base + c);

@@ -52,7 +52,7 @@ inline void soften(float* scores, int n, int first, float scale, int window, boo
             if (masked) {
                 const VI key = all<int32_t>(first + j);
                 const VI seen = window > 0 ? (key <= position) & (key > position - window) : key <= position;
-                s = select(seen, s, all(-INFINITY));
+                s = select(seen, s, all(-INF));
             }
             store(at + long(j) * PANEL, s);
             most = larger(s, most);
@@ -73,8 +73,8 @@ inline void soften(float* scores, int n, int first, float scale, int window, boo
 // ``window`` of them unless that is 0. Values that are no numbers, which a weight of 0 would not keep off, are taken out of
 // blocks that only some rows see whole, and added at the end to the rows that do see them.
 template <int D, class Cache>
-inline void attention_many(const Step& step, const float* q, Cache keys, Cache values, float* y, int rows, Heads heads,
-                           float scale, int window) {
+GRAPHLLM_ONCE void attention_many(const Step& step, const float* q, Cache keys, Cache values, float* y, int rows,
+                                  Heads heads, float scale, int window) {
     constexpr int DEEP = up(D, STACK);
     const int group = heads.queries / heads.keys, pairs = rows * group, tiles = (pairs + PANEL - 1) / PANEL;
     float *k_block = reinterpret_cast<float*>(step.scratch), *v_block = k_block + up(KEYS, STACK) * DEEP;

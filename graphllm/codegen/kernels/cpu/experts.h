@@ -5,8 +5,6 @@
 // stay in cache while they meet those rows, BUNCH at a time.
 #pragma once
 
-#include <cmath>
-
 #include "linear.h"
 
 namespace graphllm {
@@ -17,7 +15,7 @@ constexpr int BUNCH = 4, STAGED = 32;
 inline void top_experts(const float* logits, int experts, int used, bool normalized, int32_t* ids, float* shares) {
     float most = logits[0], all = 0, chosen = 0;
     for (int e = 1; e < experts; ++e) most = logits[e] > most ? logits[e] : most;
-    for (int e = 0; e < experts; ++e) all += std::exp(logits[e] - most);
+    for (int e = 0; e < experts; ++e) all += __builtin_expf(logits[e] - most);
     for (int u = 0; u < used; ++u) {
         int best = -1;
         for (int e = 0; e < experts; ++e) {
@@ -27,7 +25,7 @@ inline void top_experts(const float* logits, int experts, int used, bool normali
             if (!taken && (best < 0 || logits[e] > logits[best])) best = e;
         }
         ids[u] = best;
-        shares[u] = std::exp(logits[best] - most) / all;
+        shares[u] = __builtin_expf(logits[best] - most) / all;
         chosen += shares[u];
     }
     if (normalized)

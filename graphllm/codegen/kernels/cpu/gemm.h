@@ -9,6 +9,7 @@
 //   tile<R>(stack, r0, c0, n, panel, sums, …)   R rows of a stack times a panel
 #pragma once
 
+#include "called.h"
 #include "gemm_tile.h"
 
 namespace graphllm {
@@ -203,8 +204,8 @@ inline void ask_for(const Way& way, long n0, int count, int c0, int n, int i, in
 // out[t*ld + i] = row t . weight row n0 + i for i < count; ``x`` are stacks as arranged. What comes next, as a rule, are
 // the weights behind those.
 template <class Way>
-inline void many(const Way& way, const unsigned char* x, long n0, int count, int rows, float* out, long ld,
-                 unsigned char* room) {
+GRAPHLLM_ONCE void many(const Way& way, const unsigned char* x, long n0, int count, int rows, float* out, long ld,
+                        unsigned char* room) {
     Cell* cells = reinterpret_cast<Cell*>(room);
     float* scales = reinterpret_cast<float*>(cells + long(DEPTH) * PANEL);
     float* turned = scales + long(DEPTH) * PANEL;

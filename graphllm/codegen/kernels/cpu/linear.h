@@ -5,6 +5,7 @@
 //   finish(tile, u, count, t0, t1)    rows t0 … t1 of unit u, of ``count`` columns
 #pragma once
 
+#include "called.h"
 #include "gemm.h"
 #include "step.h"
 
@@ -21,6 +22,9 @@ struct Tile {
     long ld, piece;
     float* row(int t) const { return at + t * ld; }
 };
+
+typedef Called<const float*(int t, float* room)> Source;
+typedef Called<void(const Tile& tile, int u, int count, int t0, int t1)> Finish;
 
 // How units lie in the columns of a matrix: ``units`` of ``unit`` columns, the last one of ``last``.
 struct Cut {
@@ -52,8 +56,8 @@ inline void one_stream(const W& weights, long n0, int count, const unsigned char
         weights.template few<T, 1>(Streams<1>::apart(n0 + R * apart, out + R * apart, 0), count - R * apart, x, ld);
 }
 
-template <class W, class Source, class Finish>
-inline void linear_few(const Step& step, const W& weights, int rows, Cut cut, Source source, Finish finish) {
+template <class W>
+GRAPHLLM_ONCE void linear_few(const Step& step, const W& weights, int rows, Cut cut, Source source, Finish finish) {
     const long row = weights.row();
     unsigned char* x = step.scratch;
     float *room = reinterpret_cast<float*>(x + FEW * row), *at = room + up(weights.k, LANES);
@@ -115,9 +119,9 @@ inline void linear_few(const Step& step, const W& weights, int rows, Cut cut, So
     }
 }
 
-template <class Way, class Source, class Finish>
-inline void blocked(const Step& step, const Way& way, int rows, Cut cut, Source source, Finish finish,
-                    unsigned char* shared) {
+template <class Way>
+GRAPHLLM_ONCE void blocked(const Step& step, const Way& way, int rows, Cut cut, Source source, Finish finish,
+                           unsigned char* shared) {
     const int k = way.w.k;
     unsigned char* room = step.scratch;  // of a row: staged, and as f32
     float* x = reinterpret_cast<float*>(room + way.w.row() + 4L * up(k, LANES));
@@ -143,14 +147,13 @@ inline void blocked(const Step& step, const Way& way, int rows, Cut cut, Source 
 }
 
 // ``shared`` has room for all rows as any way arranges them.
-template <class W, class Source, class Finish>
+template <class W>
 inline void linear_many(const Step& step, const W& weights, int rows, Cut cut, Source source, Finish finish,
                         unsigned char* shared) {
     blocked(step, Floats<W>{weights}, rows, cut, source, finish, shared);
 }
 
 #if defined(GRAPHLLM_DOT_BF16)
-template <class Source, class Finish>
 inline void linear_many(const Step& step, const Both16& weights, int rows, Cut cut, Source source,
                         Finish finish, unsigned char* shared) {
     blocked(step, Halves{weights}, rows, cut, source, finish, shared);
@@ -158,7 +161,7 @@ inline void linear_many(const Step& step, const Both16& weights, int rows, Cut c
 #endif
 
 #if defined(GRAPHLLM_DOT_INT8)
-template <class S, int GROUP, class Source, class Finish>
+template <class S, int GROUP>
 inline void linear_many(const Step& step, const Dynamic<S, GROUP>& weights, int rows, Cut cut, Source source,
                         Finish finish, unsigned char* shared) {
     const Integers<S, GROUP> integers{weights};

@@ -17,7 +17,7 @@ inline void rmsnorm(const float* x, const float* gain, int n, float eps, float* 
         const VF a = n - i < LANES ? load_part(x + i, n - i) : load(x + i);
         squares[0] += a * a;
     }
-    const float r = 1.0f / std::sqrt(sum(squares[0] + squares[1]) / float(n) + eps);
+    const float r = 1.0f / __builtin_sqrtf(sum(squares[0] + squares[1]) / float(n) + eps);
     for_lanes(n, y, [r](VF a, VF g) { return a * r * g; }, x, gain);
 }
 

@@ -1,16 +1,14 @@
 // Rotary positions (Su et al. 2021, arXiv:2104.09864): a table once a step, then every head's pairs turned by it.
 #pragma once
 
-#include <cmath>
-
 namespace graphllm {
 
 // turn[i] = scale * (cos, sin) of position * freqs[i]. An angle may be many turns: it is taken to [0, 2 pi) in double.
 inline void rotation(int position, const float* freqs, int pairs, float scale, float* turn) {
     for (int i = 0; i < pairs; ++i) {
         const float angle = float(double(position) * double(freqs[i]));
-        turn[2 * i] = scale * float(std::cos(double(angle)));
-        turn[2 * i + 1] = scale * float(std::sin(double(angle)));
+        turn[2 * i] = scale * float(__builtin_cos(double(angle)));
+        turn[2 * i + 1] = scale * float(__builtin_sin(double(angle)));
     }
 }
 

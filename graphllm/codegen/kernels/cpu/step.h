@@ -1,6 +1,7 @@
 // What a kernel is told of the step that it is part of.
 #pragma once
 
+#include "called.h"
 #include "team.h"
 
 namespace graphllm {
@@ -64,6 +65,13 @@ class Turns {
             first = last, last = units_;
             return first < last;
         }
+        return share();
+    }
+
+  private:
+    static constexpr int UNITS = 24;  // bits of a number of units
+
+    GRAPHLLM_ONCE bool share() {
         for (done_ += last - first; turn_ < step_.threads; ++turn_) {
             const int whose = step_.thread + turn_ < step_.threads ? step_.thread + turn_ : step_.thread + turn_ - step_.threads;
             if (take(step_.parts[whose].taken, part_of(whose))) return true;
@@ -71,9 +79,6 @@ class Turns {
         if (done_ > 0) step_.progress->add(done_);
         return false;
     }
-
-  private:
-    static constexpr int UNITS = 24;  // bits of a number of units
 
     // In one piece, and none has more than one more than another.
     Range part_of(int whose) const {

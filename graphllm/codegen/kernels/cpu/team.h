@@ -21,6 +21,8 @@
 #include <sys/syscall.h>
 #endif
 
+#include "called.h"
+
 namespace graphllm {
 
 inline void relax() {
@@ -79,7 +81,7 @@ class Progress {
     void add(uint64_t units) { done_.fetch_add(units, std::memory_order_seq_cst); }
 
     // Returns when ``due`` units are done; what was written for them, the caller sees.
-    void wait(uint64_t due) {
+    GRAPHLLM_ONCE void wait(uint64_t due) {
         signal_.until([&] { return done_.load(std::memory_order_seq_cst) >= due; }, spins);
         signal_.tell();  // whoever did the last one comes by here
     }

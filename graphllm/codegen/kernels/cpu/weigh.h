@@ -84,7 +84,7 @@ inline long weigh(const float* logits, long n, float below, float largest, doubl
         float padded[WEIGHED];
         double padded_weights[WEIGHED];
         if (count < WEIGHED) {
-            for (int i = 0; i < WEIGHED; ++i) padded[i] = i < count ? from[i] : -INFINITY;
+            for (int i = 0; i < WEIGHED; ++i) padded[i] = i < count ? from[i] : -INF;
             from = padded;
             if (to != nullptr) to = padded_weights;
         }

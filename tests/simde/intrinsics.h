@@ -1,10 +1,10 @@
-// Stands before the compiler's header of this name, so that a machine with AVX2 runs what our kernels have for machines
-// with more: SIMDe (github.com/simd-everywhere/simde, Debian's libsimde-dev) implements the instructions that are missing,
-// and our headers are told that they are there. GRAPHLLM_TEST_AVX512 stands for AVX-512 with VNNI and BF16,
-// GRAPHLLM_TEST_AVXVNNI for AVX2 with VNNI.
+// What kernels take instructions from instead of the compiler's header (GRAPHLLM_INTRINSICS), so that a machine with AVX2
+// runs what they have for machines with more: SIMDe (github.com/simd-everywhere/simde, Debian's libsimde-dev) implements the
+// instructions that are missing, and our headers are told that they are there. GRAPHLLM_TEST_AVX512 stands for AVX-512 with
+// VNNI and BF16, GRAPHLLM_TEST_AVXVNNI for AVX2 with VNNI.
 #pragma once
 
-#include_next <immintrin.h>
+#include <immintrin.h>
 
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512/dpbf16.h>
