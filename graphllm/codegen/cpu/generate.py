@@ -241,9 +241,13 @@ def generate(module: Module, *, timed: bool = False) -> str:
     declared = [f"GRAPHLLM_STEP void step_{name}(const Step& step, const Model& model);" for name in module.functions]
     few, many = unit.texts
     end = [_private(unit), tail]
-    bodies = [_part(0, [*few, *end]), _part(1, [*many, *steps])] if parted else [*few, *many, *steps, *end]
-    before = ["// Kernels, and the steps that call them.", *unit.declared, "\n".join(declared)]
-    return _HEAD + (_MARKS if timed else "") + "\n\n".join(["\n".join(model), "\n".join(before), *bodies])
+    contents = "\n".join(["// Kernels.", *unit.declared])
+    works_on = "\n".join([*model, "", *declared])
+    if parted:
+        bodies = [_part(0, few), _part(1, many), works_on, _part(1, steps), _part(0, end)]
+    else:
+        bodies = [*few, *many, works_on, *steps, *end]
+    return _HEAD + (_MARKS if timed else "") + "\n\n".join([contents, *bodies])
 
 
 def _part(number: int, texts: Iterable[str]) -> str:
