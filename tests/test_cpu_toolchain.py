@@ -21,6 +21,7 @@ from graphllm.compiler.native.kept import built_libraries, native_folder
 from graphllm.compiler.native.toolchain import compiler_command, find_compiler
 from graphllm.compiler.targets import resolve
 from graphllm.errors import GraphLLMError, NativeError
+from graphllm.plan.plan_file import PlanFile
 from tests.small_plans import small_plan
 
 needs_compiler = pytest.mark.skipif(compiler_command() is None, reason="no C++ compiler on this machine")
@@ -314,6 +315,17 @@ def test_parts_of_a_text_are_compiled_side_by_side(
     assert len(lines) == calls
     assert [f"-DGRAPHLLM_PART={i}" in line for i, line in enumerate(lines[:2])] == [cores > 1] * min(2, calls)
     np.testing.assert_allclose(got, logits("numpy"), rtol=1e-3, atol=1e-4)
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("nm") is None, reason="no nm on this machine: code cannot be looked at")
+def test_what_drives_products_is_compiled_once(tmp_path: Path) -> None:
+    """Not for every kernel, nor for a kernel's constants: builds would take twice as long."""
+    with PlanFile.open(small_plan(tmp_path, target="cpu")) as file:
+        library = built(file.sections["source/cpu"])
+    done = subprocess.run(["nm", "-C", "--defined-only", str(library)], check=True, capture_output=True, text=True)
+    for driver in ("linear_few", "blocked", "many"):
+        assert len([line for line in done.stdout.splitlines() if f" graphllm::{driver}<" in line]) == 1, driver
 
 
 @needs_compiler
