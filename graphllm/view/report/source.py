@@ -33,7 +33,7 @@ def _place(lines: list[str], name: str) -> list[int] | None:
         first = lines.index(marker)
         end = next((i for i in range(first + 1, len(lines)) if lines[i].startswith("// ---- ")), len(lines))
         return [first, end]
-    head = re.compile(rf"(?:(?:static )?void|def)\s+{re.escape(name)}\(")
+    head = re.compile(rf"(?:void|def)\s+{re.escape(name)}\(")
     first = next((i for i, line in enumerate(lines) if head.match(line)), None)
     if first is None:
         return None

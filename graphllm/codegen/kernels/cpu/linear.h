@@ -5,6 +5,8 @@
 //   finish(tile, u, count, t0, t1)    rows t0 … t1 of unit u, of ``count`` columns
 #pragma once
 
+#include <initializer_list>
+
 #include "called.h"
 #include "gemm.h"
 #include "step.h"
@@ -37,6 +39,11 @@ struct Cut {
 constexpr int FEW = 8;  // rows that a pass over the weights serves without packing them
 
 // Private bytes of a thread, the generator asks for the most that any kernel needs; ``row``: row_bytes of the weights.
+constexpr long most_of(std::initializer_list<long> needs) {
+    long most = 0;
+    for (const long need : needs) most = need > most ? need : most;
+    return most;
+}
 constexpr long few_bytes(long row, int k, int pieces, int unit) {
     return FEW * (row + 4L * up((pieces > STREAMS ? pieces : STREAMS) * unit, LANES)) + 4L * up(k, LANES);
 }

@@ -18,7 +18,8 @@ constexpr int WIDE = 16;
 constexpr int LANES = 16, LANE = WIDE / 4;  // LANE: those of a register
 constexpr int PARTS = LANES / LANE;
 
-// What <cmath> is wanted for goes by the compiler's own names: a build would read that for a tenth of a second.
+// What <cmath> and <algorithm> would be wanted for goes by the compiler's own names, or is a line: to read the two takes a
+// tenth of a second or two of every part of a build.
 constexpr float INF = __builtin_inff();
 
 template <class V>

@@ -8,8 +8,6 @@
 //   ELEMENT, at(row, k0)              bytes of an element, and where element k0 of weight row ``row`` is stored
 #pragma once
 
-#include <initializer_list>
-
 #include "embed.h"
 
 namespace graphllm {
@@ -55,12 +53,6 @@ inline VF all_of(const VF (&sums)[2]) { return sums[0] + sums[1]; }
 inline VF all_of(const VF (&sums)[4]) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
 
 constexpr int up(int n, int to) { return (n + to - 1) / to * to; }
-
-constexpr long most_of(std::initializer_list<long> numbers) {
-    long most = 0;
-    for (const long n : numbers) most = n > most ? n : most;
-    return most;
-}
 
 // Floats: row n at w + n*k.
 template <class S>
