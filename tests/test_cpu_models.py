@@ -11,7 +11,8 @@ import pytest
 
 import graphllm
 from graphllm.cli import main
-from graphllm.compiler.native import build, kept
+from graphllm.compiler import kept
+from graphllm.compiler.native import build
 from graphllm.ir.printer import print_module
 from graphllm.plan.plan_file import PlanFile
 from graphllm.runtime.cores import logical_cores

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import graphllm
+from graphllm.compiler.kept import built_libraries, native_folder
 from graphllm.compiler.native import build, isa, toolchain
 from graphllm.compiler.native.build import built
-from graphllm.compiler.native.kept import built_libraries, native_folder
 from graphllm.compiler.native.toolchain import compiler_command, find_compiler
 from graphllm.compiler.targets import resolve
 from graphllm.errors import GraphLLMError, NativeError

@@ -13,8 +13,8 @@ import pytest
 
 import graphllm
 from graphllm.codegen.cpu import generate as generator
+from graphllm.compiler.kept import built_libraries, other_files
 from graphllm.compiler.native import build, printed
-from graphllm.compiler.native.kept import built_libraries, printed_texts
 from graphllm.compiler.native.toolchain import compiler_command
 from graphllm.errors import PlanError
 from graphllm.ir.core import Module
@@ -154,9 +154,9 @@ def test_a_text_that_is_not_what_was_printed_is_printed_again(
     larger = replace(SMALL, ffn_dim=16)
     write_huggingface(tmp_path / "larger", larger, random_tensors(larger, 1))
     start(graphllm.compile(tmp_path / "larger", tmp_path / "larger.gllm", target="cpu").path)
-    (other,) = printed_texts()
+    (other,) = other_files()
     start(plan)
-    (text,) = (path for path in printed_texts() if path != other)
+    (text,) = (path for path in other_files() if path != other)
     expected = text.read_bytes()
     damage(text, other)
     assert start(plan) == (1, 0)

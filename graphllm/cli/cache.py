@@ -7,7 +7,7 @@ import argparse
 
 def run(a: argparse.Namespace) -> int:
     from graphllm.compiler.cache import cache_folder, cached_plans
-    from graphllm.compiler.native.kept import built_libraries, printed_texts
+    from graphllm.compiler.kept import built_libraries, other_files
     from graphllm.compiler.nvrtc.kept import kept_cubins
     from graphllm.errors import GraphLLMError, PlanError
     from graphllm.plan.place import shown, size_text
@@ -35,7 +35,7 @@ def run(a: argparse.Namespace) -> int:
             made_of = "damaged; it will be made again"
         print(f"{path.name}  {size_text(size):>8}  {made_of}")
     libraries, cubins = built_libraries(), kept_cubins()
-    for file in (*libraries, *printed_texts(), *cubins):
+    for file in (*libraries, *other_files(), *cubins):
         try:
             total += file.stat().st_size
             if a.clear:

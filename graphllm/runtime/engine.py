@@ -17,7 +17,7 @@ from graphllm.ir.core import Module
 from graphllm.runtime.device import ChoosingDevice, Device, Logits, Row, WeighingDevice
 from graphllm.runtime.sampling import Sampler
 
-CALL_ROWS = 12
+CALL_ROWS = 16
 
 
 class Engine:

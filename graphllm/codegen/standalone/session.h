@@ -18,7 +18,7 @@
 
 namespace program {
 
-constexpr int CALL_ROWS = 12;
+constexpr int CALL_ROWS = 16;
 
 class Session {
   public:

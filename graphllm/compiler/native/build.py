@@ -8,8 +8,8 @@ from typing import Final
 
 import graphllm.codegen.kernels as kernels
 from graphllm.codegen.cpu.parts import PARTS, in_parts
+from graphllm.compiler.kept import LIBRARY, kept
 from graphllm.compiler.native.isa import Isa, chosen_isa, cpu_features, isa_flags
-from graphllm.compiler.native.kept import LIBRARY, kept
 from graphllm.compiler.native.toolchain import Compiler, find_compiler, run_compiler, run_compilers
 from graphllm.errors import NativeError
 from graphllm.runtime.cores import physical_cores

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import graphllm.codegen as codegen
-from graphllm.compiler.native.kept import TEXT, kept
+from graphllm.compiler.kept import TEXT, kept
 
 # All that decides the text: the language, its table and its parser, and the generator with what it shares with others.
 SOURCES: Final = ("codegen/*.py", "codegen/cpu/*.py", "ir/*.py", "ir/ops/*.py")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 import graphllm.codegen.kernels as kernels_package
+from graphllm.compiler.kept import LIBRARY, OBJECT, kept
 from graphllm.compiler.native.build import compile_to, identity, texts_of
 from graphllm.compiler.native.isa import chosen_isa, isa_flags
-from graphllm.compiler.native.kept import LIBRARY, OBJECT, kept
 from graphllm.compiler.native.toolchain import Compiler, find_compiler
 from graphllm.plan.launch import Kernel
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from graphllm.compiler.cache import cache_folder, cached_plans
-from graphllm.compiler.native.kept import built_libraries
+from graphllm.compiler.kept import built_libraries
 from graphllm.errors import GraphLLMError
 from graphllm.measure.doctor.finding import Finding
 from graphllm.plan.place import shown

@@ -16,8 +16,8 @@ from graphllm.runtime.tokenizer.tokenizer import StreamDecoder, Tokenizer
 __all__ = ["StreamDecoder", "Tokenizer", "load_tokenizer"]
 
 
-def load_tokenizer(data: TokenizerData, model_vocab: int) -> Tokenizer:
-    """The tokenizer in ``data``, checked against a model of ``model_vocab`` embedding rows.
+def load_tokenizer(data: TokenizerData, model_vocab: int, index: bytes | None = None) -> Tokenizer:
+    """The tokenizer in ``data``, checked against a model of ``model_vocab`` embedding rows; ``index`` is of its file.
 
     Fewer ids than rows is common (rows are padded for speed); more means that the two do not belong together.
 
@@ -29,7 +29,7 @@ def load_tokenizer(data: TokenizerData, model_vocab: int) -> Tokenizer:
     if data.kind == "tokenizer.json":
         from graphllm.runtime.tokenizer.tokenizer_json import JsonTokenizer
 
-        where, tokenizer = "tokenizer.json", JsonTokenizer(data.blob, settings)
+        where, tokenizer = "tokenizer.json", JsonTokenizer(data.blob, settings, index=index)
     elif data.kind == "sentencepiece":
         from graphllm.runtime.tokenizer.sentencepiece_model import SentencePieceTokenizer
 

@@ -1,7 +1,8 @@
 """tokenizer.json through the `tokenizers` library: BPE models, with the decoders of the Llama and Qwen families.
 
 The file is parsed once, by the library; what else we need to know of it is asked of the loaded object, because parsing
-several megabytes of JSON a second time would double the load time.
+several megabytes of JSON a second time would double the load time. With an index of it, not even once before texts are
+longer than a prompt (``excerpt.py``).
 """
 
 from __future__ import annotations
@@ -9,44 +10,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from graphllm.errors import TokenizerError
 from graphllm.runtime.tokenizer.decode_rule import check_growth, check_template, read_decode_rule
+from graphllm.runtime.tokenizer.excerpt import Excerpt
 from graphllm.runtime.tokenizer.panics import library_errors
 from graphllm.runtime.tokenizer.settings import Settings
 from graphllm.runtime.tokenizer.tokenizer import END_NAMES, Tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Library
 
 _WHERE = "tokenizer.json"
 
 
 class JsonTokenizer(Tokenizer):
-    """A tokenizer.json; ``where`` names the file it was made from in messages."""
+    """A tokenizer.json; ``where`` names the file it was made from in messages, ``index`` is of it, if there is one."""
 
-    def __init__(self, blob: bytes, settings: Settings, where: str = _WHERE) -> None:
-        from tokenizers import Tokenizer as Library
-        from tokenizers.models import BPE
-
+    def __init__(self, blob: bytes, settings: Settings, where: str = _WHERE, index: bytes | None = None) -> None:
         super().__init__(where)
+        self._blob = blob
+        self._lock = Lock()  # the library keeps "read special names or not" as a setting, not as an argument
+        self._excerpt = None
         with library_errors(_WHERE, "cannot be read"):
-            library = Library.from_buffer(blob)
-            model = library.model
-            if not isinstance(model, BPE):
-                raise TokenizerError(f"{_WHERE}: unsupported model; expected BPE, got {type(model).__name__}")
-            # A file may ask for padding to any length, for truncation, or for dropout: none of it is for inference.
-            library.no_padding()
-            library.no_truncation()
-            if model.dropout is not None:
-                model.dropout = None
+            if index is not None:
+                self._excerpt = Excerpt(index)
+            library = self._excerpt.library if self._excerpt else self._library
             check_growth(library.normalizer)
             check_template(library.post_processor)
             rule = read_decode_rule(library.decoder)
             added = library.get_added_tokens_decoder()
-            self.vocab_size = library.get_vocab_size(with_added_tokens=True)
+            self.vocab_size = self._excerpt.size if self._excerpt else library.get_vocab_size(with_added_tokens=True)
             opening = library.encode("", add_special_tokens=True).ids
-        self._library = library
-        self._lock = Lock()  # the library keeps "read special names or not" as a setting, not as an argument
         self._rule = rule
-        self._special = {i: token for i, token in added.items() if token.special}
+        self.special_names = {token.content: self._number(token.content) for token in added.values() if token.special}
+        self._special = {self.special_names[token.content]: token for token in added.values() if token.special}
         self.leading_spaces = rule.leading_spaces
         if settings.bos_token is not None:
             self.bos_id = self._id_of(settings.bos_token)
@@ -56,17 +55,40 @@ class JsonTokenizer(Tokenizer):
         found = (self._id_of(name) for name in names)
         self.eos_ids = tuple(i for i in found if i is not None)
 
+    @cached_property
+    def _library(self) -> Library:
+        """The whole file."""
+        from tokenizers import Tokenizer as Library
+        from tokenizers.models import BPE
+
+        library = Library.from_buffer(self._blob)
+        model = library.model
+        if not isinstance(model, BPE):
+            raise TokenizerError(f"{_WHERE}: unsupported model; expected BPE, got {type(model).__name__}")
+        # A file may ask for padding to any length, for truncation, or for dropout: none of it is for inference.
+        library.no_padding()
+        library.no_truncation()
+        if model.dropout is not None:
+            model.dropout = None
+        return library
+
     def _id_of(self, token: str) -> int | None:
-        return self._library.token_to_id(token) if token else None
+        if not token:
+            return None
+        return self._excerpt.id_of(token) if self._excerpt else self._library.token_to_id(token)
+
+    def _number(self, token: str) -> int:
+        number = self._id_of(token)
+        assert number is not None
+        return number
 
     def _encode(self, text: str, *, add_special: bool, special: bool | None) -> list[int]:
         with self._lock, library_errors(_WHERE, "cannot encode this text"):
+            if self._excerpt is not None and "_library" not in vars(self) and self._excerpt.takes(text):
+                self._excerpt.library.encode_special_tokens = special is False
+                return self._excerpt.encode(text, add_special=add_special)
             self._library.encode_special_tokens = special is False
             return self._library.encode(text, add_special_tokens=add_special).ids
-
-    @cached_property
-    def special_names(self) -> dict[str, int]:
-        return {token.content: i for i, token in self._special.items()}
 
     def _encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
         """By the library in one go, since what it does with spaces depends on a token's neighbours.
@@ -100,5 +122,5 @@ class JsonTokenizer(Tokenizer):
             return [meant.get(i, i) for i in self._library.encode(text, add_special_tokens=False).ids]
 
     def _look_up(self, token: int) -> tuple[bytes, bool]:
-        text = self._library.id_to_token(token)
+        text = self._excerpt.text_of(token) if self._excerpt else self._library.id_to_token(token)
         return (b"", False) if text is None else (self._rule.bytes_of(text), token in self._special)

@@ -2,7 +2,7 @@
 // at a time and read once a call. How both sides become cells is said by a ``way``:
 //
 //   cells(), depth()                   of a row; that are packed at a time
-//   CELL, at(n, c)                     bytes of a cell of weights as they are stored, and where cell c of row n is
+//   CELL, at(n, c), scale_at(n, c)     bytes of a cell of weights as they are stored; where cell c of row n is, and its scale
 //   stack_bytes()                      what STACK arranged rows take
 //   arrange(x, lane, stack, room)      row ``lane`` of a stack
 //   pack(n0, count, c0, n, to, room)   cells c0 … c0+n of ``count`` weight rows as a panel
@@ -39,6 +39,7 @@ struct Floats {
 
     int cells() const { return w.k; }
     const void* at(long n, int c) const { return w.at(n, c); }
+    const void* scale_at(long n, int c) const { return w.scale_at(n, c); }
     int depth() const { return DEPTH; }
     long stack_bytes() const { return 4L * STACK * w.k; }
 
@@ -49,6 +50,8 @@ struct Floats {
     }
 
     void pack(long n0, int count, int c0, int n, Panel to, float* room) const {
+        if constexpr (W::SPLIT > 1)
+            if (w.splits()) return split(n0, count, c0, n, to, reinterpret_cast<Cell*>(room));
         for (int j = 0; j < count; j += 16) {
             const int some = count - j < 16 ? count - j : 16;
             if (CELL == 4) {  // f32 already
@@ -57,6 +60,26 @@ struct Floats {
             }
             for (int i = 0; i < some; ++i) w.widened(n0 + j + i, c0, n, room + i * DEPTH);
             turn(room, 4L * DEPTH, some, 4 * n, 0, to.cells + j);
+        }
+        blank(count, n, to.cells);
+    }
+
+    // Turned as they are stored, SPLIT to a word, then widened: so fewer words are turned. ``words`` [DEPTH / SPLIT][PANEL]
+    void split(long n0, int count, int c0, int n, Panel to, Cell* words) const {
+        for (int j = 0; j < count; j += 16)
+            turn(at(n0 + j, c0), long(CELL) * w.k, count - j < 16 ? count - j : 16, CELL * n, 0, words + j);
+        for (int i = 0; i < n;) {
+            const int left = w.scaled(c0 + i), end = left < n - i ? i + left : n;
+            float scales[PANEL] = {};
+            for (int j = 0; j < count; ++j) scales[j] = w.scale_of(n0 + j, c0 + i);
+            for (; i < end; i += W::SPLIT)
+                for (int v = 0; v < COLUMNS; ++v) {
+                    const NI word = read<NI>(words + long(i / W::SPLIT) * PANEL + v * LANE);
+                    for (int e = 0; e < W::SPLIT; ++e) {
+                        const NF x = w.widened(word, e, read<NF>(scales + v * LANE));
+                        std::memcpy(to.cells + long(i + e) * PANEL + v * LANE, &x, sizeof x);
+                    }
+                }
         }
         blank(count, n, to.cells);
     }
@@ -75,6 +98,7 @@ struct Halves {
 
     int cells() const { return (w.k + 1) / 2; }
     const void* at(long n, int c) const { return w.at(n, 2 * c); }
+    const void* scale_at(long n, int c) const { return w.scale_at(n, 2 * c); }
     int depth() const { return DEPTH; }
     long stack_bytes() const { return 4L * STACK * cells(); }
 
@@ -123,6 +147,7 @@ struct Integers {
 
     int cells() const { return (w.k + PER - 1) / PER; }
     const void* at(long n, int c) const { return w.at(n, PER * c); }
+    const void* scale_at(long n, int c) const { return w.scale_at(n, PER * c); }
     int depth() const { return DEPTH / part() * part(); }
     long stack_bytes() const { return 4L * STACK * (cells() + 2L * parts()); }
 
@@ -137,7 +162,7 @@ struct Integers {
         else
             for (int c = 0; c < cells(); ++c) {
                 Element cell[PER];
-                for (int e = 0; e < PER; ++e) cell[e] = q[long(PER) * c + e];
+                for (int e = 0; e < PER; ++e) cell[e] = q[w.splits() ? c / 2 * 4 + c % 2 + 2 * e : PER * c + e];
                 to[long(c) * STACK] = read<Cell>(cell);
             }
         Cell *scales = to + long(cells()) * STACK, *starts = scales + long(parts()) * STACK;
@@ -157,6 +182,8 @@ struct Integers {
             const int8_t* from = w.q + (n0 + j) * w.k + PER * c0;
             if constexpr (sizeof(Element) == 1) {
                 turn(from, w.k, some, elements, DotInt8::FLIP, to.cells + j);
+            } else if (w.splits()) {
+                turn(from, w.k, some, elements, 0, reinterpret_cast<Cell*>(room) + j);
             } else {
                 Element* wide = reinterpret_cast<Element*>(room);
                 for (int i = 0; i < some; ++i)
@@ -164,10 +191,22 @@ struct Integers {
                 turn(wide, 4L * DEPTH, some, int(sizeof(Element)) * elements, 0, to.cells + j);
             }
         }
+        if (sizeof(Element) == 2 && w.splits()) split(reinterpret_cast<const Cell*>(room), n, to);
         blank(count, n, to.cells);
         for (int p = 0; p * part() < n; ++p)
             for (int j = 0; j < PANEL; ++j)
                 to.scales[p * PANEL + j] = j < count ? to_float(w.scale[(n0 + j) * groups + group(c0 / part() + p)]) : 0;
+    }
+
+    // Four weights, turned as they are stored, in two cells: the even ones, then the odd ones. ``words`` [n / 2][PANEL]
+    static void split(const Cell* words, int n, Panel to) {
+        typedef int16_t Halves __attribute__((vector_size(WIDE)));
+        for (int c = 0; c < n; c += 2)
+            for (int v = 0; v < PANEL; v += LANE) {
+                const Halves word = read<Halves>(words + c / 2 * PANEL + v), even = word << 8 >> 8, odd = word >> 8;
+                std::memcpy(to.cells + c * PANEL + v, &even, sizeof even);
+                std::memcpy(to.cells + (c + 1) * PANEL + v, &odd, sizeof odd);
+            }
     }
 
     template <int R>
@@ -193,12 +232,14 @@ struct Integers {
 // Bytes of a thread's own: a panel, with scales, and rows to be turned.
 constexpr long PANEL_BYTES = 4L * DEPTH * (2 * PANEL + 16);
 
-// Asks for the weights of a panel, the i-th of ``parts`` parts of them: rows lie far apart, where no prefetcher looks.
+// Asks for the weights of a panel, the i-th of ``parts`` parts of its rows: these lie far apart, where no prefetcher looks.
 template <class Way>
-inline void ask_for(const Way& way, long n0, int count, int c0, int n, int i, int parts) {
-    const int lines = (n * Way::CELL + 63) / 64, all = count * lines;
-    for (int l = int(long(all) * i / parts); l < int(long(all) * (i + 1) / parts); ++l)
-        ahead(way.at(n0 + l / lines, c0), 64L * (l % lines));
+GRAPHLLM_INLINE void ask_for(const Way& way, long n0, int c0, int n, int i, int parts) {
+    for (long row = n0 + PANEL * i / parts; row < n0 + PANEL * (i + 1) / parts; ++row) {
+        const char* from = static_cast<const char*>(way.at(row, c0));
+        for (int byte = 0; byte < n * Way::CELL; byte += 64) __builtin_prefetch(from + byte, 0, 2);
+        __builtin_prefetch(way.scale_at(row, c0), 0, 2);
+    }
 }
 
 // out[t*ld + i] = row t . weight row n0 + i for i < count; ``x`` are stacks as arranged. What comes next, as a rule, are
@@ -221,7 +262,7 @@ GRAPHLLM_ONCE void many(const Way& way, const unsigned char* x, long n0, int cou
             const int next_c = p < last ? c0 : deeper ? c0 + depth : 0;
             const int next_cells = way.cells() - next_c < depth ? way.cells() - next_c : depth;
             for (int b = 0; b < stacks(rows); ++b) {
-                ask_for(way, next_n, PANEL, next_c, next_cells, b, stacks(rows));
+                ask_for(way, next_n, next_c, next_cells, b, stacks(rows));
                 for (int r = 0; r < STACK && b * STACK + r < rows; r += Way::ROWS) {
                     const int t = b * STACK + r;
                     NF sums[Way::ROWS][COLUMNS] = {};

@@ -86,8 +86,13 @@ struct Integer {
     const S* scale;
     int k;
 
-    static constexpr int ELEMENT = 1;
+    static constexpr int ELEMENT = 1, SPLIT = 4;
     const void* at(long row, int k0) const { return q + row * k + k0; }
+    const void* scale_at(long row, int k0) const { return scale + row * groups(k) + k0 / GROUP; }
+    bool splits() const { return k % SPLIT == 0 && (GROUP % SPLIT == 0 || GROUP >= k); }
+    int scaled(int k0) const { return GROUP - k0 % GROUP < k - k0 ? GROUP - k0 % GROUP : k - k0; }
+    float scale_of(long row, int k0) const { return to_float(scale[row * groups(k) + k0 / GROUP]); }
+    static NF widened(NI word, int e, NF scale) { return __builtin_convertvector(word << (24 - 8 * e) >> 24, NF) * scale; }
     static constexpr int groups(int k) { return (k + GROUP - 1) / GROUP; }
     static constexpr int size(int k) { return GROUP < k ? GROUP : k; }  // of the first group
     static constexpr int room(int k) { return DIGITS * up(groups(k) * size(k), 64); }  // for the digits of a row

@@ -5,7 +5,12 @@
 //   few<T, R>(streams, count, rows, ld)   T staged rows times the next ``count`` weight rows of R streams
 //   settled(x, room)                  a row of activations as the product takes it, f32; ``room`` has row() + 4 * k
 //   widened(row, k0, n, to)           elements k0 … k0+n of weight row ``row``, as f32
-//   ELEMENT, at(row, k0)              bytes of an element, and where element k0 of weight row ``row`` is stored
+//   ELEMENT, at(row, k0), scale_at(row, k0)   bytes of an element; where element k0 of weight row ``row`` is stored, and its
+//                                     scale, or anything that is near where there is none
+//   SPLIT                             elements of a word of 32 bits that widen well side by side, or 1; if more:
+//   splits()                          whether rows and groups are whole words
+//   scaled(k0), scale_of(row, k0)     elements from k0 on that have a scale in common, and that scale
+//   widened(word, e, scale)           element e of each word, as f32
 #pragma once
 
 #include "embed.h"
@@ -60,8 +65,9 @@ struct Dense {
     const S* w;
     int k;
 
-    static constexpr int ELEMENT = sizeof(S);
+    static constexpr int ELEMENT = sizeof(S), SPLIT = 1;
     const void* at(long row, int k0) const { return w + row * k + k0; }
+    const void* scale_at(long row, int k0) const { return at(row, k0); }
     static constexpr long row_bytes(int k) { return 4L * up(k, 2 * LANES); }
     long row() const { return row_bytes(k); }
 
@@ -127,8 +133,13 @@ struct Dense<bf16> {
     const bf16* w;
     int k;
 
-    static constexpr int ELEMENT = 2;
+    static constexpr int ELEMENT = 2, SPLIT = 2;
     const void* at(long row, int k0) const { return w + row * k + k0; }
+    const void* scale_at(long row, int k0) const { return at(row, k0); }
+    bool splits() const { return k % SPLIT == 0; }
+    int scaled(int k0) const { return k - k0; }
+    static float scale_of(long, int) { return 1; }
+    static NF widened(NI word, int e, NF) { return NF(e ? word & int32_t(0xffff0000) : word << 16); }
     static constexpr int PAIRS = 2 * LANES;
     static constexpr long row_bytes(int k) { return 4L * up(k, PAIRS); }
     long row() const { return row_bytes(k); }
@@ -260,8 +271,11 @@ struct Int8 {
     const S* scale;
     int k, group;
 
-    static constexpr int ELEMENT = 1;
+    static constexpr int ELEMENT = 1, SPLIT = 1;
     const void* at(long row, int k0) const { return q + row * k + k0; }
+    const void* scale_at(long row, int k0) const {
+        return scale + (FLAT ? (row * k + k0) / group : row * ((k + group - 1) / group) + k0 / group);
+    }
     static constexpr long row_bytes(int k) { return 4L * up(k, 2 * LANES); }
     long row() const { return row_bytes(k); }
 

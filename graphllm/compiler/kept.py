@@ -1,8 +1,8 @@
-"""What the compiler has made before, in a private folder: found by what went into it, believed by its own hash.
+"""What was made before, in private folders: found by what went into it, believed by its own hash.
 
-A file lies under a name made of two hashes: of everything that went into it (our text, our headers, flags, compiler,
-CPU) and of its own bytes. So it is written by one rename, two processes that build the same end with the same file, and
-one that was damaged or swapped is noticed before it is used.
+A file lies under a name made of two hashes: of everything that went into it (of a library: our text, our headers,
+flags, compiler, CPU) and of its own bytes. So it is written by one rename, two processes that make the same end with
+the same file, and one that was damaged or swapped is noticed before it is used.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _KEY, _DIGEST = 32, 32  # hexadecimal digits of each in a name
 LIBRARY: Final = ".so"
 OBJECT: Final = ".o"
 TEXT: Final = ".cpp"
+INDEX: Final = ".index"
+_FOLDERS: Final = {LIBRARY: "native", OBJECT: "native", TEXT: "native", INDEX: "tokenizers"}
 
 
 def native_folder() -> Path:
@@ -38,9 +40,9 @@ def built_libraries() -> list[Path]:
     return sorted((*folder.glob(f"*{LIBRARY}"), *folder.glob(f"*{OBJECT}")))
 
 
-def printed_texts() -> list[Path]:
-    """Every text in the cache that libraries are built from."""
-    return sorted((cache_folder() / "native").glob(f"*{TEXT}"))
+def other_files() -> list[Path]:
+    """Everything else that ``kept`` has written: texts that libraries are built from, indexes of tokenizers."""
+    return sorted(file for suffix in (TEXT, INDEX) for file in (cache_folder() / _FOLDERS[suffix]).glob(f"*{suffix}"))
 
 
 def kept(parts: Iterable[str], suffix: str, make: Callable[[Path], Path]) -> Path:
@@ -54,7 +56,7 @@ def kept(parts: Iterable[str], suffix: str, make: Callable[[Path], Path]) -> Pat
         GraphLLMError: others may write to the folder.
     """
     key = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:_KEY]
-    folder = native_folder()
+    folder = private_folder(cache_folder() / _FOLDERS[suffix])
     for file in sorted(folder.glob(f"{key}.*{suffix}")):
         if _intact(file):
             return file
