@@ -217,12 +217,20 @@ LONE: dict[str, Callable[[Lone], Any]] = {
     "linear int8": lambda s: ops.linear(
         s.x(s.t, 100), ops.dequantize(s.weight(48, 100, dtype="i8"), s.weight(48, 4, name="scale"), group=32)
     ),
+    "linear int8 deep": lambda s: ops.linear(
+        s.x(s.t, 1300), ops.dequantize(s.weight(33, 1300, dtype="i8"), s.weight(33, 21, name="scale"), group=64)
+    ),
+    "linear int8 odd rows": lambda s: ops.linear(
+        s.x(s.t, 99), ops.dequantize(s.weight(48, 99, dtype="i8"), s.weight(48, 4, name="scale"), group=32)
+    ),
+    "linear bf16 odd rows": lambda s: ops.linear(s.x(s.t, 99), ops.cast(s.weight(33, 99, dtype="bf16"), dtype="f32")),
     "linear flat int8": lambda s: ops.linear(
         s.x(s.t, 100), ops.dequantize(s.weight(48, 100, dtype="i8"), s.weight(75, name="scale"), group=64)
     ),
     "linear_int8": lambda s: _rounded_product(s, 48, 100, 32, "f32"),
     "linear_int8 long groups": lambda s: _rounded_product(s, 1031, 896, 128, "f16"),
     "linear_int8 whole rows": lambda s: _rounded_product(s, 48, 1300, 1300, "f16"),
+    "linear_int8 odd rows": lambda s: _rounded_product(s, 33, 98, 32, "f32"),
     "linear_int8 odd groups": lambda s: _rounded_product(s, 33, 100, 7, "f16"),
     "mul": lambda s: ops.mul(s.x(s.t, 100), s.x(s.t, 100, name="y")),
     "quantize_rows": lambda s: ops.quantize_rows(s.x(s.t, 100), group=33),

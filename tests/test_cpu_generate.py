@@ -77,12 +77,10 @@ def test_products_of_any_number_of_rows(isa: str, monkeypatch: pytest.MonkeyPatc
     rows = (3, 4, 6, 7, target.FEW, target.FEW + 1, target.STACK, target.STACK + 1, 3 * target.STACK - 1, 40)
     names = (
         "linear",
-        "linear bf16",
+        *("linear bf16", "linear bf16 odd rows"),
         "linear f16",
-        "linear int8",
-        "linear flat int8",
-        "linear_int8",
-        "linear_int8 odd groups",
+        *("linear int8", "linear int8 deep", "linear int8 odd rows", "linear flat int8"),
+        *("linear_int8", "linear_int8 odd rows", "linear_int8 odd groups"),
     )
     _check_all(*lone_module(lowering(CPU), rows=rows, cases={name: LONE[name] for name in names}))
 
