@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from graphllm.codegen.fits import fits_gather
 from graphllm.codegen.text import KernelText, per_row
@@ -16,10 +16,14 @@ from graphllm.ir.core import Operation, Value
 from graphllm.ir.opdef import lookup
 
 Writer: TypeAlias = Callable[[Operation, KernelText], None]
+Text = TypeVar("Text", bound=KernelText)  # a target may know more of its kernels
 
 
 def write_kernel(
-    ops: Sequence[Operation], handed_out: Sequence[Value], text: KernelText, own: Mapping[str, Writer]
+    ops: Sequence[Operation],
+    handed_out: Sequence[Value],
+    text: Text,
+    own: Mapping[str, Callable[[Operation, Text], None]],
 ) -> str:
     """Add the lines of a kernel; its name. ``own`` writes the operations that each target does in its own way.
 

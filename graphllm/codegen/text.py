@@ -45,9 +45,7 @@ class KernelText:
     rows: int
     pointers: dict[int, Parameter] = field(default_factory=dict[int, Parameter])  # id(root) -> its pointer
     lines: list[str] = field(default_factory=list[str])
-    private: list[str] = field(default_factory=list[str])  # bytes of its own that a thread needs, as expressions
     shared: tuple[int, int] | None = None  # scratch of the arena that it needs beside, if any
-    many: bool = False  # it is made of what the target has for many rows, which may be compiled apart
     numbers: dict[str, int] = field(default_factory=dict[str, int])  # that a launch gives, by their names
     depth: int = 1
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from graphllm.codegen.cpu.target import scratch_bytes
+from graphllm.codegen.cpu.text import CpuText
 from graphllm.codegen.lone import number, only_f32
-from graphllm.codegen.text import KernelText
 from graphllm.errors import PlanError
 from graphllm.ir.core import Operation
 
 
-def write_attention(op: Operation, text: KernelText) -> None:
+def write_attention(op: Operation, text: CpuText) -> None:
     q, *caches = op.operands[:-2]
     keys = caches[0]
     only_f32(op, text, q, op.result)

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from graphllm.codegen.cpu.text import CpuText
 from graphllm.codegen.lone import only_f32
-from graphllm.codegen.text import C_TYPES, KernelText
+from graphllm.codegen.text import C_TYPES
 from graphllm.ir.core import Operation
 
 UNIT: Final = 32  # columns that are computed together
 
 
-def write_expert_linear(ops: Sequence[Operation], text: KernelText) -> str:
+def write_expert_linear(ops: Sequence[Operation], text: CpuText) -> str:
     """Add the lines of a product with experts' matrices, which a conversion may lead into; its name."""
     op = ops[-1]
     x, w, ids = op.operands

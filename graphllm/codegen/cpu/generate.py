@@ -20,19 +20,20 @@ from graphllm.codegen.cpu.experts import write_expert_linear
 from graphllm.codegen.cpu.linear import write_product
 from graphllm.codegen.cpu.order import weight_names
 from graphllm.codegen.cpu.parts import part_begins
+from graphllm.codegen.cpu.text import CpuText
 from graphllm.codegen.fits import fits_experts
 from graphllm.codegen.layout import Layouts
-from graphllm.codegen.lone import Writer, write_kernel
+from graphllm.codegen.lone import write_kernel
 from graphllm.codegen.product import PRODUCTS
 from graphllm.codegen.product_reader import product_of
-from graphllm.codegen.text import C_TYPES, KernelText, live_values, printable, row_count, wrapped
+from graphllm.codegen.text import C_TYPES, live_values, printable, row_count, wrapped
 from graphllm.errors import PlanError
 from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
 from graphllm.ir.ops.sequence import ATTENTION
 from graphllm.ir.printer import print_operation
 
 # Operations that this target writes in its own way.
-_OWN: Final[dict[str, Writer]] = dict.fromkeys(ATTENTION, write_attention)
+_OWN: Final = dict.fromkeys(ATTENTION, write_attention)
 ABI = 3  # of the functions at the end of the text; the device asks for the same
 
 _HEAD = """\
@@ -185,7 +186,7 @@ class _Unit:
     private: set[str] = field(default_factory=set[str])  # bytes that a thread needs for itself, as expressions
     called: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # by function: kernels of its operations
 
-    def kernel(self, stem: str, text: KernelText, ir: Iterable[str]) -> str:
+    def kernel(self, stem: str, text: CpuText, ir: Iterable[str]) -> str:
         """The name of the kernel with this text; equal texts share one."""
         declared = [p.declared for p in text.parameters]
         declared += ["unsigned char* shared"] * (text.shared is not None)
@@ -304,7 +305,7 @@ def _function(unit: _Unit, function: Function, *, timed: bool) -> str:
     ]
     since: list[_Touched] = []  # touched since the last wait
     for i, op in enumerate(function.ops):
-        call = _call(unit, function, op, KernelText("cpu", function, layouts, live, rows))
+        call = _call(unit, function, op, CpuText("cpu", function, layouts, live, rows))
         unit.called.setdefault(function.name, []).append(call.kernel if call is not None else "")
         if call is None:
             continue
@@ -318,7 +319,7 @@ def _function(unit: _Unit, function: Function, *, timed: bool) -> str:
     return "\n".join([*lines, "}"])
 
 
-def _call(unit: _Unit, function: Function, op: Operation, text: KernelText) -> _Call | None:
+def _call(unit: _Unit, function: Function, op: Operation, text: CpuText) -> _Call | None:
     """The call of a kernel; None for one that computes nothing."""
     body = op.body.ops if op.body is not None else (op,)
     if any(o.name in PRODUCTS for o in body):
@@ -352,7 +353,7 @@ def _argument(root: Value, weights: dict[str, int], states: dict[str, int]) -> s
     return f"step.at<{kind}>({root.arena})"
 
 
-def _touches(text: KernelText) -> list[_Touched]:
+def _touches(text: CpuText) -> list[_Touched]:
     out: list[_Touched] = []
     for p in text.parameters:
         if isinstance(p.root, State):
@@ -363,5 +364,5 @@ def _touches(text: KernelText) -> list[_Touched]:
     return out
 
 
-def _scratch(text: KernelText) -> list[_Touched]:
+def _scratch(text: CpuText) -> list[_Touched]:
     return [_Touched("", text.shared[0], sum(text.shared), True)] if text.shared is not None else []

@@ -5,23 +5,24 @@ from __future__ import annotations
 from typing import Final
 
 from graphllm.codegen.cpu.target import FEW, scratch_bytes
+from graphllm.codegen.cpu.text import CpuText
 from graphllm.codegen.finish import Finish
 from graphllm.codegen.lone import number
 from graphllm.codegen.product import Cached, Product, Rounded
-from graphllm.codegen.text import C_TYPES, KernelText
+from graphllm.codegen.text import C_TYPES
 from graphllm.errors import PlanError
 
 UNIT: Final = 32  # columns that are computed together, where heads do not say otherwise
 
 
-def write_product(p: Product, text: KernelText) -> str:
+def write_product(p: Product, text: CpuText) -> str:
     """Add the lines of a kernel around a product; its name."""
     _Writer(p, text).write()
     return p.name
 
 
 class _Writer:
-    def __init__(self, p: Product, text: KernelText) -> None:
+    def __init__(self, p: Product, text: CpuText) -> None:
         self.p, self.text = p, text
         self.unit = p.unit(UNIT)
 
