@@ -9,7 +9,6 @@
 //   tile<R>(stack, r0, c0, n, panel, sums, …)   R rows of a stack times a panel
 #pragma once
 
-#include "called.h"
 #include "gemm_tile.h"
 
 namespace graphllm {
@@ -233,13 +232,15 @@ struct Integers {
 constexpr long PANEL_BYTES = 4L * DEPTH * (2 * PANEL + 16);
 
 // Asks for the weights of a panel, the i-th of ``parts`` parts of its rows: these lie far apart, where no prefetcher looks.
+// Within ``many`` it would take registers from the products. gcc would drop calls of a function that only asks.
 template <class Way>
-GRAPHLLM_INLINE void ask_for(const Way& way, long n0, int c0, int n, int i, int parts) {
+GRAPHLLM_ONCE void ask_for(const Way& way, long n0, int c0, int n, int i, int parts) {
     for (long row = n0 + PANEL * i / parts; row < n0 + PANEL * (i + 1) / parts; ++row) {
         const char* from = static_cast<const char*>(way.at(row, c0));
         for (int byte = 0; byte < n * Way::CELL; byte += 64) __builtin_prefetch(from + byte, 0, 2);
         __builtin_prefetch(way.scale_at(row, c0), 0, 2);
     }
+    asm volatile("");
 }
 
 // out[t*ld + i] = row t . weight row n0 + i for i < count; ``x`` are stacks as arranged. What comes next, as a rule, are

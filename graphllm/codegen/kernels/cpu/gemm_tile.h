@@ -3,6 +3,7 @@
 // [cell][STACK]; a tile of R rows and COLUMNS vectors stays in registers for the whole depth of a panel.
 #pragma once
 
+#include "called.h"
 #include "integer.h"
 
 namespace graphllm {
@@ -166,7 +167,7 @@ inline void turn16(const unsigned char* from, long ld, Cell flip, Cell* to) {
 
 // Up to 16 columns of a panel from rows of ``bytes`` bytes, ``ld`` apart: cell c of row r to to[c*PANEL + r]. The last
 // cell may be short: what it lacks is 0.
-inline void turn(const void* rows, long ld, int count, int bytes, Cell flip, Cell* to) {
+GRAPHLLM_ONCE inline void turn(const void* rows, long ld, int count, int bytes, Cell flip, Cell* to) {
     const unsigned char* from = static_cast<const unsigned char*>(rows);
     const int whole = bytes / 4, left = bytes % 4;
     int c = 0;
