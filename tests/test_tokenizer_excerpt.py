@@ -235,8 +235,11 @@ def test_a_model_reads_no_more_than_a_prompt_needs(monkeypatch: pytest.MonkeyPat
     assert answers[0] == answers[1]
 
 
-def test_an_excerpt_says_what_it_is_worth() -> None:
+def test_an_excerpt_says_when_the_whole_file_pays() -> None:
     ours = Excerpt(index_of(byte_level_file()))
-    assert ours.takes("a" * excerpt.SHORT)
-    ours.encode("a", add_special=False)
-    assert not ours.takes("a" * excerpt.SHORT)
+    assert ours.encode("a " * (excerpt.SHORT // 2 - 1), add_special=False) is not None
+    assert ours.encode("a", add_special=False) is not None
+    assert ours.encode("a bc", add_special=False) is None
+    made = document()
+    made["model"]["vocab"]["q" * 2000] = len(made["model"]["vocab"])  # so that any part of a word may be one
+    assert Excerpt(index_of(json.dumps(made).encode())).encode("q" * 1000, add_special=False) is None

@@ -24,6 +24,7 @@ from graphllm.runtime.tokenizer.decode_rule import BYTE_LEVEL
 
 INDEXED_FROM: Final = 1 << 20  # bytes of a file: smaller ones are read as fast as an index
 SHORT: Final = 4096  # characters of all texts together: beyond that the whole file pays
+_PARTS: Final = 1 << 18  # of a text's words: where these are so long that they have more, too
 
 
 class Excerpt:
@@ -42,9 +43,8 @@ class Excerpt:
         self._words = rest[: head["words"]].decode().split("\n")
         self._ids = dict(zip(self._words, range(len(self._words)), strict=True))
         self._longest: int = head["longest"]
-        self._merges: NDArray[np.int32] = np.frombuffer(rest, np.int32, offset=head["words"] + head["gap"]).reshape(
-            -1, 3
-        )
+        merges = np.frombuffer(rest, np.int32, offset=head["words"] + head["gap"]).reshape(-1, 3)
+        self._merges: NDArray[np.int32] = merges  # left, right, both together
         self._ignore_merges: bool = head["ignore_merges"]
         self._added: dict[str, int] = head["added"]
         self._names = {i: name for name, i in self._added.items()}
@@ -52,10 +52,6 @@ class Excerpt:
         self.library = Library.from_str(head["rest"])
         self._spent = 0
         self._merged: dict[str, list[int]] = {}
-
-    def takes(self, text: str) -> bool:
-        """Whether this text is worth it, after those that were."""
-        return self._spent + len(text) <= SHORT
 
     def id_of(self, token: str) -> int | None:
         """As the library's ``token_to_id``: an added token before a word of the same name."""
@@ -65,9 +61,11 @@ class Excerpt:
         """As the library's ``id_to_token``."""
         return self._names.get(token, self._words[token] if 0 <= token < len(self._words) else None)
 
-    def encode(self, text: str, *, add_special: bool) -> list[int]:
-        """As the library's ``encode(text, add_special_tokens=add_special).ids``."""
+    def encode(self, text: str, *, add_special: bool) -> list[int] | None:
+        """As the library's ``encode(text, add_special_tokens=add_special).ids``; None where the whole file pays."""
         self._spent += len(text)
+        if self._spent > SHORT:
+            return None
         encoding = self.library.encode(text, add_special_tokens=add_special)
         added = {i: token.content for i, token in self.library.get_added_tokens_decoder().items()}
         # (number of the word, the id here, its spelling); what the template adds has no number, and its true id already
@@ -81,22 +79,24 @@ class Excerpt:
                 words.append(self._added[added[parts[0][1]]])
             else:
                 words.append("".join(spelled for _, _, spelled in parts))
-        self._merge({word for word in words if isinstance(word, str) and word not in self._merged})
+        new = {word for word in words if isinstance(word, str) and word not in self._merged}
+        if sum(len(word) * min(len(word), self._longest) for word in new) > _PARTS:
+            return None
+        if new:
+            self._merge(new)
         return [i for word in words for i in (self._merged[word] if isinstance(word, str) else (word,))]
 
     def _merge(self, words: set[str]) -> None:
         """Gives new words to the library with all that can become of their parts."""
         from tokenizers.models import BPE
 
-        if not words:
-            return
-        parts = {
-            word[begin:end]
+        known = {
+            part: self._ids[part]
             for word in words
             for begin in range(len(word))
             for end in range(begin + 1, min(len(word), begin + self._longest) + 1)
+            if (part := word[begin:end]) in self._ids
         }
-        known = {part: self._ids[part] for part in parts if part in self._ids}
         wanted = np.zeros(len(self._words), bool)
         wanted[list(known.values())] = True
         some: list[list[int]] = self._merges[wanted[self._merges[:, 2]]].tolist()
@@ -109,7 +109,7 @@ class Excerpt:
 def index_of(blob: bytes) -> bytes:
     """The index of a tokenizer.json, b"" for one that has none: damaged files too, which the library will tell of."""
     try:
-        document: dict[str, Any] = json.loads(blob)
+        document: dict[str, Any] = json.loads(blob.decode())
         model: dict[str, Any] = document["model"]
         ids: dict[str, int] = model["vocab"]
         words = sorted(ids, key=ids.__getitem__)
@@ -149,9 +149,8 @@ def _can_be_indexed(document: dict[str, Any], words: list[str], added: list[dict
     ids: dict[str, int] = model["vocab"]
     rules = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "unk_token", "byte_fallback")
     names = [token["content"] for token in added]
-    new = [
-        token["id"] for token in added if token["content"] not in ids
-    ]  # the library counts on, whatever the file says
+    # the library counts on from the words, whatever the file says
+    new = [token["id"] for token in added if token["content"] not in ids]
     return (
         model["type"] == "BPE"
         and not any(model.get(rule) for rule in rules)

@@ -84,9 +84,11 @@ class JsonTokenizer(Tokenizer):
 
     def _encode(self, text: str, *, add_special: bool, special: bool | None) -> list[int]:
         with self._lock, library_errors(_WHERE, "cannot encode this text"):
-            if self._excerpt is not None and "_library" not in vars(self) and self._excerpt.takes(text):
+            if self._excerpt is not None and "_library" not in vars(self):
                 self._excerpt.library.encode_special_tokens = special is False
-                return self._excerpt.encode(text, add_special=add_special)
+                ids = self._excerpt.encode(text, add_special=add_special)
+                if ids is not None:
+                    return ids
             self._library.encode_special_tokens = special is False
             return self._library.encode(text, add_special_tokens=add_special).ids
 

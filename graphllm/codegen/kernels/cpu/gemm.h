@@ -159,7 +159,7 @@ struct Integers {
         if constexpr (sizeof(Element) == 1)
             to_lane(q, cells(), to);
         else
-            for (int c = 0; c < cells(); ++c) {
+            for (int c = 0; c < cells(); ++c) {  // in the order in which ``split`` leaves weights
                 Element cell[PER];
                 for (int e = 0; e < PER; ++e) cell[e] = q[w.splits() ? c / 2 * 4 + c % 2 + 2 * e : PER * c + e];
                 to[long(c) * STACK] = read<Cell>(cell);
