@@ -18,6 +18,7 @@ HEADERS: Final = Path(kernels.__file__).parent / "cpu"
 FLAGS: Final = (
     *("-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-fno-exceptions", "-fno-rtti"),
     *("-ffp-contract=fast", "-fno-math-errno"),  # and no more of -ffast-math: NaN of a broken model must show
+    "-falign-loops=64",  # where the products' loops happen to begin would decide on a tenth of their speed
 )
 BUILD_LIMIT: Final = 300.0  # seconds
 _WHAT: Final = "building native code"
