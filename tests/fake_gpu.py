@@ -41,6 +41,7 @@ class FakeDriver:
         self._late: list[Callable[[], None]] = []
         self._done = 0
         self._rng = np.random.default_rng(0)
+        self.hurries = True  # it may be further than anyone has waited for
 
     def room(self) -> int:
         return self.free
@@ -97,7 +98,8 @@ class FakeDriver:
 
     def wait(self, mark: int) -> None:
         self._call("wait")
-        more = int(self._rng.integers(0, len(self._late) + 1)) if self._rng.integers(0, 2) else 0
+        ahead = self.hurries and self._rng.integers(0, 2)
+        more = int(self._rng.integers(0, len(self._late) + 1)) if ahead else 0
         while self._done < mark or (self._late and (more := more - 1) >= 0):
             work = self._late.pop(0)
             self._done += 1

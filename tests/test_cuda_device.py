@@ -82,7 +82,8 @@ def test_answers_of_every_length(fake: Fake, n: int | None) -> None:
     assert fake.generated(fake.engine, SETTINGS["hot"], list(range(3, 51)), None)[1] == "context"
 
 
-def test_the_device_runs_ahead_and_is_told_once(fake: Fake) -> None:
+def test_the_device_runs_ahead_and_is_told_once(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fake.driver, "hurries", False)
     fake.engine.truncate(0)
     fake.engine.feed(PROMPT)
     fake.driver.calls.clear()
