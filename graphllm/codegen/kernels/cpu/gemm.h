@@ -232,18 +232,14 @@ struct Integers {
 constexpr long PANEL_BYTES = 4L * DEPTH * (2 * PANEL + 16);
 
 // Asks for the weights of a panel, the i-th of ``parts`` parts of its rows: these lie far apart, where no prefetcher looks.
-// Within ``many`` it would take registers from the products. gcc would drop calls of a function that only asks.
-// Without AVX-512 (measured: Zen 3) it takes a tenth from many stacks, whose products wait for what it drives from the caches
-// more than packing waits for weights.
-constexpr int ASKING_STACKS = STREAMS == 1 ? 1 << 30 : 4;
+// Inline by order: gcc drops calls of a function that only asks, as without effect.
 template <class Way>
-GRAPHLLM_ONCE void ask_for(const Way& way, long n0, int c0, int n, int i, int parts) {
+GRAPHLLM_INLINE void ask_for(const Way& way, long n0, int c0, int n, int i, int parts) {
     for (long row = n0 + PANEL * i / parts; row < n0 + PANEL * (i + 1) / parts; ++row) {
         const char* from = static_cast<const char*>(way.at(row, c0));
         for (int byte = 0; byte < n * Way::CELL; byte += 64) __builtin_prefetch(from + byte, 0, 2);
         __builtin_prefetch(way.scale_at(row, c0), 0, 2);
     }
-    asm volatile("");
 }
 
 // out[t*ld + i] = row t . weight row n0 + i for i < count; ``x`` are stacks as arranged. What comes next, as a rule, are
@@ -266,7 +262,7 @@ GRAPHLLM_ONCE void many(const Way& way, const unsigned char* x, long n0, int cou
             const int next_c = p < last ? c0 : deeper ? c0 + depth : 0;
             const int next_cells = way.cells() - next_c < depth ? way.cells() - next_c : depth;
             for (int b = 0; b < stacks(rows); ++b) {
-                if (stacks(rows) <= ASKING_STACKS) ask_for(way, next_n, next_c, next_cells, b, stacks(rows));
+                ask_for(way, next_n, next_c, next_cells, b, stacks(rows));
                 for (int r = 0; r < STACK && b * STACK + r < rows; r += Way::ROWS) {
                     const int t = b * STACK + r;
                     NF sums[Way::ROWS][COLUMNS] = {};
