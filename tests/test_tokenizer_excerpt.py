@@ -226,7 +226,6 @@ def test_a_model_reads_no_more_than_a_prompt_needs(monkeypatch: pytest.MonkeyPat
     answers: list[list[int]] = []
     for index in (kept_index, lambda data: None):
         monkeypatch.setattr(tokenizer_index, "kept_index", index)
-        monkeypatch.setattr("graphllm.api.model.kept_index", index)
         model = graphllm.load(plan.path)
         answer = model.generate("The cat sat on", max_tokens=8, ignore_eos=True)
         assert model.tokenizer is not None

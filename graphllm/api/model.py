@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from graphllm.api.answer import Answer, Completion, Prompt, sampler_config
 from graphllm.api.plan import Plan
-from graphllm.compiler.tokenizer_index import kept_index
 from graphllm.errors import PlanError, RunError
 from graphllm.ir.core import Module
 from graphllm.plan.plan_file import PlanFile
@@ -72,7 +71,11 @@ class Model:
     def tokenizer(self) -> Tokenizer | None:
         """The plan's tokenizer, None where it has none. Raises TokenizerError when it is damaged or too big."""
         data = self.tokenizer_data
-        return load_tokenizer(data, self.engine.vocab, kept_index(data)) if data is not None else None
+        if data is None:
+            return None
+        from graphllm.compiler.tokenizer_index import kept_index
+
+        return load_tokenizer(data, self.engine.vocab, kept_index(data))
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:

@@ -26,7 +26,7 @@ from graphllm.codegen.layout import Layouts
 from graphllm.codegen.lone import write_kernel
 from graphllm.codegen.product import PRODUCTS
 from graphllm.codegen.product_reader import product_of
-from graphllm.codegen.text import C_TYPES, live_values, printable, row_count, wrapped
+from graphllm.codegen.text import C_TYPES, KernelText, live_values, printable, row_count, wrapped
 from graphllm.errors import PlanError
 from graphllm.ir.core import Function, Module, Operation, State, Value, Weight
 from graphllm.ir.ops.sequence import ATTENTION
@@ -353,7 +353,7 @@ def _argument(root: Value, weights: dict[str, int], states: dict[str, int]) -> s
     return f"step.at<{kind}>({root.arena})"
 
 
-def _touches(text: CpuText) -> list[_Touched]:
+def _touches(text: KernelText) -> list[_Touched]:
     out: list[_Touched] = []
     for p in text.parameters:
         if isinstance(p.root, State):
@@ -364,5 +364,5 @@ def _touches(text: CpuText) -> list[_Touched]:
     return out
 
 
-def _scratch(text: CpuText) -> list[_Touched]:
+def _scratch(text: KernelText) -> list[_Touched]:
     return [_Touched("", text.shared[0], sum(text.shared), True)] if text.shared is not None else []

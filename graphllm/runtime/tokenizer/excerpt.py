@@ -2,8 +2,8 @@
 
 The library takes two thirds of a second for the 128,000 words and 280,000 merges of Llama 3's file, of which a prompt
 needs some hundred. How a word of a text is merged depends on nothing but the merges whose result is a part of it. So
-an *index* of the file, made once (`index_of`), holds what is not words and merges as JSON, the words as lines, the
-merges as ids; and for each text a BPE model is made of those that can matter, in their order. The library still does
+an *index* of the file, made once (`index_of`), holds what is not words and merges as JSON, the merges as ids, the words
+as lines; and for each text a BPE model is made of those that can matter, in their order. The library still does
 all the work: it normalises, finds special tokens, cuts into words, merges, and adds what begins a text.
 
 Only files whose words are bytes, spelled as GPT-2 does, have an index: then any text is made of 256 characters, which
@@ -40,16 +40,18 @@ class Excerpt:
 
         line, rest = index.split(b"\n", 1)
         head: dict[str, Any] = json.loads(line)
-        self._words = rest[: head["words"]].decode().split("\n")
+        merges = np.frombuffer(rest, np.int32, 3 * head["merges"]).reshape(-1, 3)
+        self._merges: NDArray[np.int32] = merges  # left, right, both together
+        self._words = rest[merges.nbytes :].decode().split("\n")
         self._ids = dict(zip(self._words, range(len(self._words)), strict=True))
         self._longest: int = head["longest"]
-        merges = np.frombuffer(rest, np.int32, offset=head["words"] + head["gap"]).reshape(-1, 3)
-        self._merges: NDArray[np.int32] = merges  # left, right, both together
         self._ignore_merges: bool = head["ignore_merges"]
         self._added: dict[str, int] = head["added"]
         self._names = {i: name for name, i in self._added.items()}
         self.size = len(self._ids.keys() | self._added.keys())
         self.library = Library.from_str(head["rest"])
+        here = self.library.get_added_tokens_decoder()
+        self._true = {i: self._added[token.content] for i, token in here.items()}  # id here -> the file's
         self._spent = 0
         self._merged: dict[str, list[int]] = {}
 
@@ -67,7 +69,6 @@ class Excerpt:
         if self._spent > SHORT:
             return None
         encoding = self.library.encode(text, add_special_tokens=add_special)
-        added = {i: token.content for i, token in self.library.get_added_tokens_decoder().items()}
         # (number of the word, the id here, its spelling); what the template adds has no number, and its true id already
         pieces = zip(encoding.word_ids, encoding.ids, encoding.tokens, strict=True)
         words: list[int | str] = []
@@ -75,8 +76,8 @@ class Excerpt:
             parts = list(word)
             if number is None:
                 words += [i for _, i, _ in parts]
-            elif parts[0][1] in added:
-                words.append(self._added[added[parts[0][1]]])
+            elif parts[0][1] in self._true:
+                words.append(self._true[parts[0][1]])
             else:
                 words.append("".join(spelled for _, _, spelled in parts))
         new = {word for word in words if isinstance(word, str) and word not in self._merged}
@@ -120,7 +121,6 @@ def index_of(blob: bytes) -> bytes:
         lefts, rights = zip(*pairs, strict=True)
         number = ids.__getitem__
         columns = [list(map(number, texts)) for texts in (lefts, rights, map(add, lefts, rights))]
-        lines = "\n".join(words).encode()
         letters = {word: i for i, word in enumerate(BYTE_LEVEL)}
         rest: dict[str, Any] = document | {
             "added_tokens": [token | {"id": len(letters) + i} for i, token in enumerate(added)],
@@ -128,17 +128,15 @@ def index_of(blob: bytes) -> bytes:
             "padding": None,
             "truncation": None,
         }
-        gap = -len(lines) % 4  # to where whole numbers may begin
         head = {
-            "words": len(lines),
-            "gap": gap,
+            "merges": len(pairs),
             "longest": max(map(len, words)),
             "ignore_merges": bool(model.get("ignore_merges")),
             "added": {token["content"]: token["id"] for token in added},
             "rest": json.dumps(rest),
         }
         merges = np.array(columns, np.int32).T
-        return json.dumps(head).encode() + b"\n" + lines + bytes(gap) + merges.tobytes()
+        return json.dumps(head).encode() + b"\n" + merges.tobytes() + "\n".join(words).encode()
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return b""
 

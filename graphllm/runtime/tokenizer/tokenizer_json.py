@@ -44,8 +44,8 @@ class JsonTokenizer(Tokenizer):
             self.vocab_size = self._excerpt.size if self._excerpt else library.get_vocab_size(with_added_tokens=True)
             opening = library.encode("", add_special_tokens=True).ids
         self._rule = rule
-        self.special_names = {token.content: self._number(token.content) for token in added.values() if token.special}
-        self._special = {self.special_names[token.content]: token for token in added.values() if token.special}
+        special = (token for token in added.values() if token.special)
+        self._special = {i: token for token in special if (i := self._id_of(token.content)) is not None}
         self.leading_spaces = rule.leading_spaces
         if settings.bos_token is not None:
             self.bos_id = self._id_of(settings.bos_token)
@@ -77,11 +77,6 @@ class JsonTokenizer(Tokenizer):
             return None
         return self._excerpt.id_of(token) if self._excerpt else self._library.token_to_id(token)
 
-    def _number(self, token: str) -> int:
-        number = self._id_of(token)
-        assert number is not None
-        return number
-
     def _encode(self, text: str, *, add_special: bool, special: bool | None) -> list[int]:
         with self._lock, library_errors(_WHERE, "cannot encode this text"):
             if self._excerpt is not None and "_library" not in vars(self):
@@ -91,6 +86,10 @@ class JsonTokenizer(Tokenizer):
                     return ids
             self._library.encode_special_tokens = special is False
             return self._library.encode(text, add_special_tokens=add_special).ids
+
+    @cached_property
+    def special_names(self) -> dict[str, int]:
+        return {token.content: i for i, token in self._special.items()}
 
     def _encode_parts(self, parts: Sequence[tuple[str, bool]]) -> list[int]:
         """By the library in one go, since what it does with spaces depends on a token's neighbours.
