@@ -220,9 +220,11 @@ def test_where_nothing_can_be_kept_the_file_is_read(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_model_reads_no_more_than_a_prompt_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GRAPHLLM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(excerpt, "INDEXED_FROM", 0)
     (tmp_path / "tokenizer.json").write_bytes(byte_level_file())
     plan = graphllm.compile("demo", tmp_path / "demo.gllm", tokenizer=tmp_path / "tokenizer.json", target="numpy")
+    assert len(list((tmp_path / "cache" / "tokenizers").iterdir())) == 1  # compiled is when it is made
     answers: list[list[int]] = []
     for index in (kept_index, lambda data: None):
         monkeypatch.setattr(tokenizer_index, "kept_index", index)

@@ -80,6 +80,7 @@ def tokenizer_for(path: Path, explicit: Path | None, checkpoint: Checkpoint) -> 
 
     The one named explicitly wins, then the one inside the checkpoint, then one beside it.
     """
+    from graphllm.compiler.tokenizer_index import kept_index
     from graphllm.runtime.tokenizer import load_tokenizer
 
     data = checkpoint.tokenizer if explicit is None else None
@@ -87,6 +88,7 @@ def tokenizer_for(path: Path, explicit: Path | None, checkpoint: Checkpoint) -> 
     if data is not None:
         try:
             load_tokenizer(data, checkpoint.config.vocab)
+            kept_index(data)  # now, when nobody waits for a first token
         except TokenizerError as error:
             raise TokenizerError(f"tokenizer of {path.name}: {error}") from None
     return data
