@@ -79,7 +79,7 @@ def main() -> None:
     args = parser.parse_args()
     step = args.step_ms * 1e3 if args.step_ms else None
     model = graphllm.load(args.plan or "demo", device=args.device)  # any library has the code
-    vocab, weigh = model.engine.vocab if args.plan else args.vocab, model.engine.weigh
+    vocab, weigher = model.engine.vocab if args.plan else args.vocab, model.engine.weigher
     if args.plan:
         step = step_microseconds(model, 40)
         print(f"a step takes {step / 1e3:.1f} ms")
@@ -88,7 +88,7 @@ def main() -> None:
     print(f"|---|---|---|---|{'---|' if step else ''}")
     for kind in (sharp, flat):
         rows = [kind(rng, vocab) for _ in range(8)]
-        samplers = [Sampler(SamplerConfig(seed=1, **s), vocab, vocab, weigh) for s in SETTINGS.values()]
+        samplers = [Sampler(SamplerConfig(seed=1, **s), vocab, vocab, weigher) for s in SETTINGS.values()]
         for name, times in zip(SETTINGS, microseconds(samplers, rows, args.rounds), strict=True):
             low, middle, high = statistics.quantiles(times, n=4)
             share = f" {middle / step:.2%} |" if step else ""

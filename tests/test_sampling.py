@@ -42,13 +42,12 @@ def reference(config: SamplerConfig, logits: NDArray[Any], allowed: int, history
             continue
         r = config.repetition_penalty
         x[i] = x[i] * r if x[i] < 0 else x[i] / r
-        x[i] -= count * config.frequency_penalty + config.presence_penalty
+        x[i] = x[i] - count * config.frequency_penalty - config.presence_penalty
     best = min(x, key=lambda i: (-x[i], i))
     if config.temperature == 0:
         return {best: 1.0}
-    x = {i: (value - x[best]) / config.temperature for i, value in x.items()}
-    kept = falling(x)[: config.top_k or None]
-    p = normalised({i: math.exp(x[i]) for i in kept})
+    kept = falling(x)[: config.top_k or None]  # by scores: what differs by 1e-75 may weigh the same
+    p = normalised({i: math.exp((x[i] - x[best]) / config.temperature) for i in kept})
     if config.top_p < 1:
         reached, nucleus = 0.0, []
         for i in falling(p):
@@ -196,9 +195,9 @@ def test_what_f32_decides_of_a_large_vocabulary_is_what_f64_would(options: dict[
         sampler = Sampler(SamplerConfig(temperature=temperature, seed=1, **options), LARGE, LARGE - 300)
         ids, weights = sampler.candidates(logits, history.tolist())
         ends = weights.cumsum()
-        scores = sampler._scored(logits, history.tolist())
+        sampler._scored(logits, history.tolist())
         for uniform in rng.random(60):
-            token = scores.draw(temperature, uniform)
+            token = sampler._draws.among_all(temperature, uniform)
             exact = ids[ends.searchsorted(uniform * ends[-1], side="right")]
             assert token in (None, exact)
             told += token is not None
@@ -227,9 +226,12 @@ def test_cuts_of_a_large_vocabulary(options: dict[str, Any], monkeypatch: pytest
 
 
 def test_a_bound_of_top_p_that_nothing_decides() -> None:
-    assert stages.nucleus(np.array([0.5, 0.25]), 0.5, 0.99, 1.02) is None
-    assert stages.nucleus(np.array([0.5, 0.25]), 0.9, 1.0, 1.0) is None  # more than are there
-    assert stages.nucleus(np.array([0.25, 0.5]), 0.5, 0.9, 0.95).tolist() == [1]  # type: ignore[union-attr]
+    assert stages.fewest(np.array([0.5, 0.25]), 0.49, 0.51) is None
+    assert stages.fewest(np.array([0.5, 0.25]), 0.9, 0.9) is None  # more than are there
+    for least, most, kept in ((0.45, 0.475, [1]), (0, 0, [1]), (0.6, 0.75, [0, 1])):
+        positions = stages.fewest(np.array([0.25, 0.5]), least, most)
+        assert positions is not None
+        assert positions.tolist() == kept
 
 
 def test_rounding_decides_no_cut() -> None:

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from graphllm.runtime.device import Weigh
+from graphllm.runtime.device import Weigher
 from graphllm.runtime.sampling import Sampler, SamplerConfig, stages
-from graphllm.runtime.sampling.scores import INEXACT, Scores
+from graphllm.runtime.sampling.scores import Scores
 from tests.cpu_models import quick_builds
-from tests.test_weigh import weigh
+from tests.test_weigh import weigher
 
-__all__ = ["quick_builds", "weigh"]
+__all__ = ["quick_builds", "weigher"]
 VOCAB, ALLOWED = 30_011, 29_900
 
 
@@ -33,7 +33,7 @@ def reference(
     for token, count in Counter(history).items():
         if token < ALLOWED:
             x[token] = x[token] * config.repetition_penalty if x[token] < 0 else x[token] / config.repetition_penalty
-            x[token] -= count * config.frequency_penalty + config.presence_penalty
+            x[token] = x[token] - count * config.frequency_penalty - config.presence_penalty
     weights = np.exp((x - x.max()) / config.temperature)
     ids = np.argsort(-x, kind="stable")
     ids = ids[: config.top_k or None]
@@ -53,6 +53,13 @@ def sharp(rng: np.random.Generator) -> NDArray[np.float32]:
 
 def flat(rng: np.random.Generator) -> NDArray[np.float32]:
     return rng.standard_normal(VOCAB).astype(np.float32)
+
+
+def mixed(rng: np.random.Generator) -> NDArray[np.float32]:
+    """One likely token, and many others."""
+    logits = flat(rng)
+    logits[rng.integers(VOCAB)] = np.float32(rng.uniform(6, 9))
+    return logits
 
 
 def even(rng: np.random.Generator) -> NDArray[np.float32]:
@@ -76,20 +83,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "top-p": {"top_p": 0.9},
     "small top-p": {"top_p": 0.2, "logit_bias": {3: 1.0}},
     "top-p, penalties": {"top_p": 0.95, "repetition_penalty": 1.1, "frequency_penalty": 0.2},
+    "all but the tail": {"top_p": 0.999},
+    "none but the first": {"top_p": 0.0},
     "top-p, min-p": {"top_p": 0.97, "min_p": 0.01},
+    "top-p, a lower min-p": {"top_p": 0.5, "min_p": 1e-4},
     "min-p": {"min_p": 0.05},
     "min-p, a bias": {"min_p": 0.02, "logit_bias": {3: 9.0, 4: -1e9}},
 }
 
 
 @pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS)
-@pytest.mark.parametrize("kind", [sharp, flat, even, tied])
-def test_the_token_of_the_definition(weigh: Weigh, kind: Any, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", [sharp, flat, mixed, even, tied])
+def test_the_token_of_the_definition(weigher: Weigher, kind: Any, options: dict[str, Any]) -> None:
     rng = np.random.default_rng()
     for temperature in (float(rng.uniform(0.4, 1.6)), 1.0):
         logits, history = kind(rng), rng.integers(0, VOCAB, 60).tolist()
         config = SamplerConfig(temperature=temperature, seed=1, **options)
-        sampler = Sampler(config, VOCAB, ALLOWED, weigh)
+        sampler = Sampler(config, VOCAB, ALLOWED, weigher)
         ids, ends = reference(config, logits, history)
         edges = ends[rng.integers(len(ends), size=6)] / ends[-1]
         numbers = [*rng.random(12), 0.0, *edges, *edges * (1 - 1e-9), *np.nextafter(edges, 0), *edges * (1 - 1e-7)]
@@ -102,10 +112,21 @@ def test_the_token_of_the_definition(weigh: Weigh, kind: Any, options: dict[str,
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"repetition_penalty": 1.3}, {"top_p": 0.9}, {"top_p": 0.9, "logit_bias": {3: 2.0}}]
+    "options",
+    [
+        {},
+        {"repetition_penalty": 1.3},
+        {"top_p": 0.9},
+        {"top_p": 0.9999},
+        {"top_p": 0.0},
+        {"top_p": 0.9, "logit_bias": {3: 2.0}},
+        {"top_p": 0.9, "logit_bias": {3: 30.0}, "frequency_penalty": 0.2},
+        {"top_p": 0.9, "min_p": 0.02},
+        {"top_p": 0.9, "min_p": 0.0002},
+    ],
 )
 def test_a_vocabulary_is_not_weighed_in_numpy(
-    weigh: Weigh, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    weigher: Weigher, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But where a random number is too near to an edge, and that is seldom."""
     rng, asked = np.random.default_rng(), 0
@@ -117,28 +138,19 @@ def test_a_vocabulary_is_not_weighed_in_numpy(
 
     whole = Scores.all
     monkeypatch.setattr(Scores, "all", all_of)
-    for kind in (sharp, flat):
-        sampler = Sampler(SamplerConfig(temperature=0.8, seed=3, **options), VOCAB, ALLOWED, weigh)
+    for kind in (sharp, flat, mixed):
+        sampler = Sampler(SamplerConfig(temperature=0.8, seed=3, **options), VOCAB, ALLOWED, weigher)
         logits = kind(rng)
         for _ in range(40):
             sampler.sample(logits, [1, 2, 3])
     assert asked <= 1
 
 
-def test_what_inexact_weights_do_not_decide() -> None:
-    n = stages.SMALL + 100
-    weights = np.linspace(1, 2, n)
-    assert stages.draw_from_inexact(weights, 0.3, INEXACT) == stages.draw(weights, 0.3)
-    edge = float(weights[:2000].sum() / weights.sum())
-    assert stages.draw_from_inexact(weights, edge, INEXACT) is None
-    assert stages.draw_from_inexact(weights, 0.0, INEXACT) is None
-
-    kept = stages.top_p_of_inexact(weights, 0.501234, INEXACT)
-    assert kept is not None
-    assert kept.tolist() == stages.top_p(weights, 0.501234).tolist()
-    falling = weights[::-1].cumsum()
-    assert stages.top_p_of_inexact(weights, float(falling[3000] / falling[-1]), INEXACT) is None
-    alike = np.ones(n)
-    alike[::2] += 1e-13  # which might as well be equals
-    assert stages.top_p_of_inexact(alike, 0.501234, INEXACT) is None
-    assert len(stages.top_p(alike, 0.501234)) > n / 2
+def test_many_values_are_cut_as_few() -> None:
+    rng = np.random.default_rng()
+    for weights in (rng.random(9000), rng.integers(1, 5, 9000) / 4, rng.random(9000) ** 4, np.ones(9000)):
+        order = np.argsort(-weights, kind="stable")
+        sums = weights[order].cumsum()
+        for p in (0.0, 0.3, float(rng.random()), 0.999):
+            count = int(sums.searchsorted(p * sums[-1] * (1 - stages.ROUNDING))) + 1
+            assert stages.top_p(weights, p).tolist() == sorted(order[:count].tolist())

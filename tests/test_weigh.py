@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from graphllm.compiler.native.isa import Isa
-from graphllm.runtime.device import WEIGHED, Weigh, WeighingDevice
+from graphllm.runtime.device import KINDS, KINDS_OF_E, WEIGHED, Weigher, WeighingDevice
 from graphllm.runtime.sampling.weights import NumpyWeights
 from tests.cpu_models import cpu_device, cpu_lowered, quick_builds
 
@@ -17,7 +17,7 @@ __all__ = ["quick_builds"]
 
 
 @pytest.fixture(params=["numpy", "native", "portable"])
-def weigh(request: pytest.FixtureRequest) -> Weigh:
+def weigher(request: pytest.FixtureRequest) -> Weigher:
     if request.param == "numpy":
         return NumpyWeights()
     request.getfixturevalue("quick_builds")
@@ -26,7 +26,7 @@ def weigh(request: pytest.FixtureRequest) -> Weigh:
     device = cpu_device(model.module, model.weights, isa=isa)
     assert isinstance(device, WeighingDevice)
     device.close()  # what weighs outlives it
-    return device.weigh
+    return device.weigher
 
 
 def row(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
@@ -41,36 +41,62 @@ def by_block(weights: NDArray[Any]) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("n", [1, WEIGHED - 1, WEIGHED, WEIGHED + 1, 5000, 151_936 - 271])
-def test_sums_and_weights(weigh: Weigh, n: int) -> None:
+def test_sums_apart_from_a_range(weigher: Weigher, n: int) -> None:
     rng = np.random.default_rng()
     for temperature in (1e-3, 0.05, float(rng.uniform(0.3, 2)), 40.0):
         logits = row(rng, n)
         logits.flags.writeable = False
         largest = float(logits.max())
-        below = np.inf if rng.random() < 0.3 else float(np.float32(largest - temperature * rng.uniform(0, 9)))
+        low = np.inf if rng.random() < 0.3 else float(np.float32(largest - temperature * rng.uniform(0, 9)))
+        high = float(np.nextafter(np.float32(low + temperature * rng.uniform(0, 3)), np.float32(np.inf)))
         exact = np.exp((logits.astype(np.longdouble) - largest) / temperature)
-        kept = np.where(logits < below, exact, 0)
-        sums, weights = np.full(-(-n // WEIGHED), np.nan), np.full(n, np.nan)
-        ids = np.flatnonzero(logits >= below)
-        above = np.full(len(ids), -1)
+        for exactly, error, lost in ((False, 1.6e-5, WEIGHED * 1.6e-5 * np.exp(-40)), (True, 4e-12, 1e-300)):
+            for two in (False, True) if low < np.inf else (False,):
+                below, beyond = np.full((2, -(-n // WEIGHED)), np.nan)
+                within = (logits >= low) & (logits < (high if two else np.inf))
+                ids = np.flatnonzero(within)
+                between = np.full(len(ids), -1)
+                sides = {"high": high, "beyond": beyond} if two else {}
 
-        assert weigh(logits, temperature, largest, below, sums, exactly=False, above=above) == len(ids)
-        assert above.tolist() == ids.tolist()
-        assert (np.abs(sums - by_block(kept)) <= 1.6e-5 * by_block(kept) + WEIGHED * 1.6e-5 * np.exp(-40)).all()
+                count = weigher.weigh(
+                    logits, temperature, largest, below, exactly=exactly, low=low, between=between, **sides
+                )
+                assert count == len(ids)
+                assert between.tolist() == ids.tolist()
+                wanted = by_block(np.where(logits < low, exact, 0))
+                assert (np.abs(below - wanted) <= error * wanted + lost).all()
+                if two:
+                    wanted = by_block(np.where(logits >= high, exact, 0))
+                    assert (np.abs(beyond - wanted) <= error * wanted + lost).all()
+                if len(ids) > 1:  # no room for them: that is all it says, and nothing behind the room is touched
+                    between[:] = -1
+                    count = weigher.weigh(
+                        logits, temperature, largest, below, exactly=exactly, low=low, between=between[:-1], **sides
+                    )
+                    assert count >= len(ids)
+                    assert between[-1] == -1
 
-        assert weigh(logits, temperature, largest, below, sums, exactly=True, weights=weights) == len(ids)
-        assert (np.abs(sums - by_block(kept)) <= 1e-12 * by_block(kept) + 1e-300).all()
-        assert (np.abs(weights - kept) <= 1e-12 * kept + 1e-300).all()
-        assert not weights[np.isneginf(logits)].any()
 
-        if len(ids) > 1:  # no room for them: that is all it says, and nothing behind the room is touched
-            above[:] = -1
-            assert weigh(logits, temperature, largest, below, sums, exactly=False, above=above[:-1]) >= len(ids)
-            assert above[-1] == -1
+@pytest.mark.parametrize("n", [1, 15, 16, 5000, 151_936 - 271])
+def test_kinds_of_weights(weigher: Weigher, n: int) -> None:
+    rng = np.random.default_rng()
+    for temperature in (1e-3, float(rng.uniform(0.3, 2)), 40.0):
+        logits = row(rng, n)
+        largest = float(logits.max())
+        counts = np.full(KINDS, -1, np.int32)
+        weigher.kinds(logits, temperature, largest, counts)
+        assert counts.sum() == n
+        place = (largest - logits.astype(np.longdouble)) / temperature * KINDS_OF_E
+        least, most = (np.clip(place * (1 + sign * 1e-6) + sign * 1e-4, 0, KINDS - 1) for sign in (-1, 1))
+        reached = counts.cumsum()
+        for edge in range(KINDS):  # as many lie up to it as surely do, and no more than can
+            assert np.count_nonzero(most < edge + 1) <= reached[edge] <= np.count_nonzero(least < edge + 1)
 
 
-def test_a_row_of_equals(weigh: Weigh) -> None:
-    sums, weights = np.empty(3), np.empty(300)
-    weigh(np.full(300, -7.25, np.float32), 0.7, -7.25, np.inf, sums, exactly=True, weights=weights)
-    assert (weights == 1).all()
+def test_a_row_of_equals(weigher: Weigher) -> None:
+    sums, counts = np.empty(3), np.empty(KINDS, np.int32)
+    equals = np.full(300, -7.25, np.float32)
+    weigher.weigh(equals, 0.7, -7.25, sums, exactly=True)
     assert sums.tolist() == [128, 128, 44]
+    weigher.kinds(equals, 0.7, -7.25, counts)
+    assert counts[0] == counts.sum() == 300

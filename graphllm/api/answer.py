@@ -74,7 +74,7 @@ class Answer:
         check_count(max_tokens)
         check_logprobs(logprobs)
         texts, ids = stops_of(stop, model)
-        sampler = make_sampler(config, model.engine.vocab, model.allowed, model.engine.weigh)
+        sampler = make_sampler(config, model.engine.vocab, model.allowed, model.engine.weigher)
         self.seed = self.progress.seed = sampler.seed
         self._keep, self._logprobs = keep, logprobs
         self._stops = StopStrings(texts)

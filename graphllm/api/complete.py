@@ -49,7 +49,7 @@ class Asked:
         self._echo = model.tokenizer.decode(self.ids) if ask.echo and model.tokenizer else ""
         self.request = Request(
             self.ids,
-            make_sampler(ask.sampler, model.engine.vocab, model.allowed, model.engine.weigh),
+            make_sampler(ask.sampler, model.engine.vocab, model.allowed, model.engine.weigher),
             ask.max_tokens,
             ids | (ask.end_ids if ask.ignore_eos else ask.end_ids | model.stop_ids),
             self._text.push if self._text else None,

@@ -106,7 +106,7 @@ def _run(options: _Options) -> int:
     context = model.engine.context
     steps = options.whole("n", 256)
     steps = context if steps <= 0 or steps > context else steps
-    sampler = make_sampler(config, model.engine.vocab, model.allowed, model.engine.weigh)
+    sampler = make_sampler(config, model.engine.vocab, model.allowed, model.engine.weigher)
     prompt = argument(options.given["i"], "-i") if "i" in options.given else None
     clock = llama2c.Clock()
     if mode == "generate":

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from graphllm.errors import NativeError, RunError
 from graphllm.ir.core import Module
 from graphllm.ir.lifetime import ALIGNMENT
-from graphllm.runtime.device import DeviceMemory, Logits, Row, Weigh
+from graphllm.runtime.device import DeviceMemory, Logits, Row
 
 Array = NDArray[Any]
-ABI: Final = 3  # of the functions below; the generator prints the same number
+ABI: Final = 4  # of the functions below; the generator prints the same number
 _PATIENCE: Final = 60.0  # seconds that closing waits for a step to end
 
 
@@ -91,7 +91,7 @@ class CpuDevice:
         code = _load(library)
         arrays = [array for array, _ in held]
         states = list(self._states.values())
-        self.weigh = _weigh(code)
+        self.weigher = _NativeWeights(code)
         handle = code.graphllm_open(_addresses(arrays), _addresses(states), self._arena.ctypes.data, threads)
         if not handle:
             raise RunError(f"threads: {threads} cannot be started; choose fewer with --threads")
@@ -192,6 +192,36 @@ class CpuDevice:
         return _Bound(number, ids, pos, slot, rows, inputs, logits)
 
 
+class _NativeWeights:
+    """The library's weights of tokens: `runtime.device.Weigher`. They take nothing of the device, and outlive it."""
+
+    def __init__(self, code: ctypes.CDLL) -> None:
+        self._weigh, self._kinds = code.graphllm_weigh, code.graphllm_kinds
+
+    def weigh(
+        self,
+        logits: Logits,
+        temperature: float,
+        largest: float,
+        below: NDArray[np.float64],
+        *,
+        exactly: bool,
+        low: float = np.inf,
+        high: float = np.inf,
+        beyond: NDArray[np.float64] | None = None,
+        between: NDArray[np.int64] | None = None,
+    ) -> int:
+        assert logits.flags.c_contiguous
+        places = (None if array is None else array.ctypes.data for array in (below, beyond, between))
+        room = 0 if between is None else len(between)
+        at, n, cool = logits.ctypes.data, len(logits), 1 / temperature
+        return int(self._weigh(at, n, low, high, largest, cool, exactly, *places, room))
+
+    def kinds(self, logits: Logits, temperature: float, largest: float, counts: NDArray[np.int32]) -> None:
+        assert logits.flags.c_contiguous
+        self._kinds(logits.ctypes.data, len(logits), largest, 1 / temperature, counts.ctypes.data)
+
+
 def _load(library: Path) -> ctypes.CDLL:
     """The library with the types of its functions. Raises NativeError."""
     try:
@@ -208,33 +238,11 @@ def _load(library: Path) -> ctypes.CDLL:
     code.graphllm_step.argtypes = [pointer, integer, pointer, pointer, pointer, pointer, integer]
     code.graphllm_step.restype = None
     single, double = ctypes.c_float, ctypes.c_double
-    arrays, long = [pointer] * 3, ctypes.c_long
-    code.graphllm_weigh.argtypes = [pointer, long, single, single, double, integer, *arrays, long]
+    long, arrays = ctypes.c_long, [pointer] * 3
+    code.graphllm_weigh.argtypes = [pointer, long, single, single, single, double, integer, *arrays, long]
     code.graphllm_weigh.restype = long
+    code.graphllm_kinds.argtypes, code.graphllm_kinds.restype = [pointer, long, single, double, pointer], None
     return code
-
-
-def _weigh(code: ctypes.CDLL) -> Weigh:
-    """The library's weights of tokens; they take nothing of the device, and outlive it."""
-
-    def weigh(
-        logits: Logits,
-        temperature: float,
-        largest: float,
-        below: float,
-        sums: NDArray[np.float64],
-        *,
-        exactly: bool,
-        weights: NDArray[np.float64] | None = None,
-        above: NDArray[np.int64] | None = None,
-    ) -> int:
-        assert logits.flags.c_contiguous
-        places = (None if array is None else array.ctypes.data for array in (sums, weights, above))
-        room = 0 if above is None else len(above)
-        at, n, cool = logits.ctypes.data, len(logits), 1 / temperature
-        return int(code.graphllm_weigh(at, n, below, largest, cool, exactly, *places, room))
-
-    return weigh
 
 
 def _closed(close: Callable[[int], None], handle: ctypes.c_void_p, lock: Lock, held: object) -> bool:

@@ -121,32 +121,43 @@ class ChoosingDevice(Protocol):
 
 
 WEIGHED = 128  # tokens to a sum
+KINDS, KINDS_OF_E = 4096, 128  # of weights: a kind is the 128th part of a factor of e, and the last one all below
 
 
-class Weigh(Protocol):
-    """What tokens weigh in a draw, e^((logit - largest) / temperature), in sums of ``WEIGHED`` successive ones."""
+class Weigher(Protocol):
+    """Passes over what tokens weigh in a draw, e^((logit - largest) / temperature).
 
-    def __call__(
+    ``largest`` is a finite f32 that none of the logits [n] is above; no logit is NaN. ``temperature`` is at least 1e-3.
+    """
+
+    def weigh(
         self,
         logits: Logits,
         temperature: float,
         largest: float,
-        below: float,
-        sums: NDArray[np.float64],
+        below: NDArray[np.float64],
         *,
         exactly: bool,
-        weights: NDArray[np.float64] | None = None,
-        above: NDArray[np.int64] | None = None,
+        low: float = np.inf,
+        high: float = np.inf,
+        beyond: NDArray[np.float64] | None = None,
+        between: NDArray[np.int64] | None = None,
     ) -> int:
-        """Write the sums of ``logits`` [n] that are below ``below``, and return how many are not.
+        """Add up what lies apart from [low, high), and return how many lie within.
 
         Args:
-            largest: a finite number that no logit is above; an f32, as ``below`` is. No logit is NaN.
-            temperature: at least 1e-3.
-            exactly: within 1e-12 of each sum, else within 1.6e-5, but for weights less than e^-40.
-            weights: room [n] for each weight; with ``exactly`` only.
-            above: room for the ids of those that are not below, ascending. Where they are more, it goes no further:
+            below: gets the sums of ``WEIGHED`` successive logits each, of those below ``low``, an f32.
+            exactly: within 4e-12 of each sum, else within 1.6e-5, but for weights less than e^-40.
+            beyond: gets sums of those not below ``high``, an f32 above ``low``.
+            between: room for the ids of those in [low, high), ascending. Where they are more, it goes no further:
                 the sums are not good, and the number that is returned is only more than there is room for.
+        """
+        ...
+
+    def kinds(self, logits: Logits, temperature: float, largest: float, counts: NDArray[np.int32]) -> None:
+        """Count logits by weight: counts[i] weigh from e^-((i + 1) / KINDS_OF_E) to e^-(i / KINDS_OF_E).
+
+        Near an edge a logit may be counted on its other side.
         """
         ...
 
@@ -155,4 +166,4 @@ class Weigh(Protocol):
 class WeighingDevice(Protocol):
     """A device that has code of its own for this."""
 
-    weigh: Weigh
+    weigher: Weigher

@@ -38,7 +38,7 @@ class Engine:
         self._batch = sorted((n, name) for name, n in sizes.items() if name.startswith("decode_"))
         self._score = next((name, n) for name, n in sizes.items() if name.startswith("score_"))
         self._chooser = device if isinstance(device, ChoosingDevice) else None
-        self.weigh = device.weigh if isinstance(device, WeighingDevice) else None  # for samplers
+        self.weigher = device.weigher if isinstance(device, WeighingDevice) else None  # for samplers
 
     def feed(self, tokens: Sequence[int], slot: int = 0, chunk: int = 0) -> Logits:
         """Append tokens to a slot and return the logits [V] after the last one.

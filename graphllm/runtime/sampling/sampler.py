@@ -24,12 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphllm.errors import RunError
-from graphllm.runtime.device import Choice, Weigh
+from graphllm.runtime.device import Choice, Weigher
 from graphllm.runtime.sampling import stages
 from graphllm.runtime.sampling.config import SamplerConfig
+from graphllm.runtime.sampling.draws import Draws
 from graphllm.runtime.sampling.history import TokenCounts, penalised
 from graphllm.runtime.sampling.logits import refuse_unless_finite
-from graphllm.runtime.sampling.scores import INEXACT, Scores
+from graphllm.runtime.sampling.scores import Scores
 
 _COLDEST: Final = 1e-6  # temperature by which a device can divide in f32
 
@@ -38,11 +39,11 @@ class Sampler:
     """Draws tokens for one sequence; two sequences need two samplers.
 
     ``vocab`` is V, the model's rows of logits; ids of ``allowed`` and above have no token and are never drawn. ``seed``
-    is the one in use, drawn afresh where the settings name none. ``weigh`` is the device's own, if it has one. Raises
+    is the one in use, drawn afresh where the settings name none. ``weigher`` is the device's own, if it has one. Raises
     RunError on a bias for an id not allowed.
     """
 
-    def __init__(self, config: SamplerConfig, vocab: int, allowed: int, weigh: Weigh | None = None) -> None:
+    def __init__(self, config: SamplerConfig, vocab: int, allowed: int, weigher: Weigher | None = None) -> None:
         if not 1 <= allowed <= vocab:
             raise RunError(f"sampler: {allowed} tokens allowed; expected 1 to {vocab}, the model's vocabulary")
         for token in config.logit_bias:
@@ -55,7 +56,8 @@ class Sampler:
         self.seed = int.from_bytes(os.urandom(8), "little") >> 11 if config.seed is None else int(config.seed)
         self._argmax_only = config.temperature == 0 and not config.logit_bias and not config.penalised
         self._seen = TokenCounts(vocab, allowed, config.penalty_window)
-        self._scores = Scores(allowed, weigh)
+        self._scores = Scores(allowed)
+        self._draws = Draws(self._scores, weigher)
         self._bias_ids = np.fromiter(config.logit_bias.keys(), np.intp)
         self._biases = np.fromiter(config.logit_bias.values(), np.float64)
         self._returned: deque[float] = deque()
@@ -79,16 +81,15 @@ class Sampler:
         if config.temperature == 0:
             return scores.best_id
         uniform = self.draw()
-        if not 0 < config.top_k < self.allowed and config.top_p == 1 and config.min_p == 0:
-            token = scores.draw(config.temperature, uniform)
+        if not 0 < config.top_k < self.allowed:
+            token = None
+            if config.top_p < 1:
+                token = self._draws.among_nucleus(config.temperature, config.top_p, config.min_p, uniform)
+            elif config.min_p == 0:
+                token = self._draws.among_all(config.temperature, uniform)
             if token is not None:
                 return token
         ids, weights = self._left(scores)
-        if len(weights) > stages.SMALL:
-            position = stages.draw_from_inexact(weights, uniform, INEXACT)
-            if position is not None:
-                return int(ids[position])
-            weights = scores.weights_of(scores.of(ids), config.temperature)
         return int(ids[stages.draw(weights, uniform)])
 
     @property
@@ -142,35 +143,25 @@ class Sampler:
     def _left(self, scores: Scores) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """The tokens that the cuts leave, and their weights."""
         config = self.config
-        if 0 < config.top_k < self.allowed:
+        top_k = 0 < config.top_k < self.allowed
+        if not top_k and config.top_p < 1:
+            nucleus = self._draws.nucleus(config.temperature, config.top_p, config.min_p)
+            if nucleus is not None:
+                return self._likely(*nucleus)
+        if top_k:
             ids = scores.among_largest(config.top_k)
             x = scores.of(ids)
             kept = stages.top_k(x, config.top_k)
             ids, weights = ids[kept], scores.weights_of(x[kept], config.temperature)
-        elif config.top_p < 1 and (nucleus := scores.nucleus(config.temperature, config.top_p)) is not None:
-            return self._likely(*nucleus)
         elif config.top_p == 1 and config.min_p > 0:
             ids = scores.not_below(scores.best + config.temperature * log(config.min_p))
             weights = scores.weights_of(scores.of(ids), config.temperature)
-        elif config.top_p < 1:
-            return self._likely(*self._large_nucleus(scores))
         else:
-            return np.arange(self.allowed), scores.weights_of(scores.all(), config.temperature)
+            ids, weights = np.arange(self.allowed), scores.weights_of(scores.all(), config.temperature)
         if config.top_p < 1:
             kept = stages.top_p(weights, config.top_p)
             ids, weights = ids[kept], weights[kept]
         return self._likely(ids, weights)
-
-    def _large_nucleus(self, scores: Scores) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """What top-p leaves of all tokens. Weights are by the definition where anything else may hang on them."""
-        config = self.config
-        weights = scores.weights(config.temperature)
-        ids = stages.top_p_of_inexact(weights, config.top_p, INEXACT)
-        if ids is None:
-            ids = stages.top_p(scores.weights_of(scores.all(), config.temperature), config.top_p)
-        if len(ids) > stages.SMALL and config.min_p == 0:
-            return ids, weights[ids]
-        return ids, scores.weights_of(scores.of(ids), config.temperature)
 
     def _likely(
         self, ids: NDArray[np.intp], weights: NDArray[np.float64]

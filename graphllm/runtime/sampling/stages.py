@@ -17,8 +17,8 @@ Values = NDArray[np.float64]
 Positions = NDArray[np.intp]
 
 # A margin for sums, relative: three tokens of probability 0.1 reach 0.3, and none of ten equals is below their mean.
-_ROUNDING = 1e-12
-SMALL = 4096  # values that are sorted as fast as they are looked at otherwise
+ROUNDING = 1e-12
+_SMALL = 4096  # values that are sorted as fast as they are looked at otherwise
 _TOGETHER = 1 << 14  # weights that stay in a core's cache from one operation to the next
 _BIN = 44  # bits of an f64 that do not matter for its bin: a bin is 1/256 of the way to the next power of two
 
@@ -28,14 +28,14 @@ def top_k(values: Values, k: int) -> Positions:
     return _from_threshold(values, np.partition(values, -k)[-k], k)
 
 
-def nucleus(weights: Values, p: float, least: float, most: float) -> Positions | None:
-    """What ``top_p`` gives where ``weights`` [n] are the largest of many that sum to something from least to most.
+def fewest(weights: Values, least: float, most: float) -> Positions | None:
+    """Positions of the fewest of ``weights`` [n], the largest, that reach a sum which is something from least to most.
 
-    None where that is not enough to tell.
+    At least one. None where that is not enough to tell, and where more than all would be needed.
     """
     falling = np.sort(weights)[::-1]
     reached = falling.cumsum()
-    first, last = (int(reached.searchsorted(p * total * (1 - _ROUNDING))) for total in (least, most))
+    first, last = int(reached.searchsorted(least)), int(reached.searchsorted(most))
     return _from_threshold(weights, falling[first], first + 1) if first == last < len(falling) else None
 
 
@@ -44,19 +44,12 @@ def top_p(weights: Values, p: float) -> Positions:
 
     Nucleus sampling: Holtzman et al. 2020, arXiv:1904.09751.
     """
-    kept = top_p_of_inexact(weights, p, 0)
-    assert kept is not None
-    return kept
-
-
-def top_p_of_inexact(weights: Values, p: float, error: float) -> Positions | None:
-    """The same; None where weights that differ by ``error``, relative, might leave others."""
     total = float(weights.sum())
-    target = p * total * (1 - _ROUNDING)
+    target = p * total * (1 - ROUNDING)
     # The n values at most that lie below this bound hold less than 1-p of the sum: none is needed to reach p.
-    bound = (1 - p) * total / len(weights) * (1 - _ROUNDING)
-    larger, above, low, high = 0, 0.0, np.float64(0), np.float64(np.inf)
-    if len(weights) > SMALL:
+    bound = (1 - p) * total / len(weights) * (1 - ROUNDING)
+    larger, above = 0, 0.0
+    if len(weights) > _SMALL:
         # Leading bits order numbers that are not negative; of the bins they make only the one that reaches p is sorted.
         most, least = (int(np.float64(x).view(np.int64)) >> _BIN for x in (weights.max(), bound))
         held = np.zeros(most - least + 2)  # the last one is of all that lie lower
@@ -67,26 +60,15 @@ def top_p_of_inexact(weights: Values, p: float, error: float) -> Positions | Non
         ends = held.cumsum()
         last = min(int(ends.searchsorted(target)), len(held) - 1)
         above = float(ends[last - 1]) if last else 0.0
-        if last < len(held) - 1:
-            low = _leading(most - last << _BIN)
-        high = _leading(most - last + 1 << _BIN)
-        beyond = weights >= high
+        low = _leading(most - last << _BIN) if last < len(held) - 1 else np.float64(0)
+        beyond = weights >= _leading(most - last + 1 << _BIN)
         larger = int(np.count_nonzero(beyond))
         close = weights[(weights >= low) ^ beyond]
     else:
         close = weights[weights >= bound]
     falling = np.sort(close)[::-1]
-    sums = falling.cumsum() + above
-    count = min(int(sums.searchsorted(target)) + 1, len(falling))
-    threshold = falling[count - 1]
-    if error:
-        less, more = 1 - 4 * error, 1 + 4 * error
-        if above >= target * less or sums.searchsorted(target * less) != sums.searchsorted(target * more):
-            return None  # it may be another that reaches p
-        near = np.count_nonzero((close >= threshold * less) & (close <= threshold * more))
-        if threshold * less < low or threshold * more >= high or near != np.count_nonzero(close == threshold):
-            return None  # equals may not be equal
-    return _from_threshold(weights, threshold, larger + count)
+    count = min(int((falling.cumsum() + above).searchsorted(target)) + 1, len(falling))
+    return _from_threshold(weights, falling[count - 1], larger + count)
 
 
 def min_p(weights: Values, p: float) -> Positions:
@@ -101,16 +83,6 @@ def draw(weights: Values, uniform: float) -> int:
     position = int(ends.searchsorted(uniform * total, side="right"))
     # uniform * sum may round up to the sum itself: the last position of any weight takes it.
     return min(position, int(ends.searchsorted(total)))
-
-
-def draw_from_inexact(weights: Values, uniform: float, error: float) -> int | None:
-    """What ``draw`` gives; None where weights that differ by ``error``, relative, might give another.
-
-    Sums are of blocks first: one after the other a vocabulary's weights take as long to add as they take to compute.
-    """
-    whole = len(weights) // WEIGHED * WEIGHED
-    sums = np.append(weights[:whole].reshape(-1, WEIGHED).sum(axis=1), weights[whole:].sum())
-    return draw_by_sums(sums, lambda first: weights[first : first + WEIGHED], uniform, error, 4 * error)
 
 
 def draw_by_sums(

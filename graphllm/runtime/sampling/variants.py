@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from graphllm.errors import RunError
-from graphllm.runtime.device import Weigh
+from graphllm.runtime.device import Weigher
 from graphllm.runtime.sampling import stages
 from graphllm.runtime.sampling.config import SamplerConfig
 from graphllm.runtime.sampling.logits import refuse_unless_finite
@@ -38,10 +38,10 @@ class TokenChooser(Protocol):
         ...
 
 
-def make_sampler(config: SamplerConfig, vocab: int, allowed: int, weigh: Weigh | None = None) -> TokenChooser:
+def make_sampler(config: SamplerConfig, vocab: int, allowed: int, weigher: Weigher | None = None) -> TokenChooser:
     """The sampler that ``config`` asks for, of one sequence. Args and errors are those of `Sampler`."""
     if config.variant is None:
-        return Sampler(config, vocab, allowed, weigh)
+        return Sampler(config, vocab, allowed, weigher)
     return _KINDS[config.variant](config, vocab, allowed)
 
 

@@ -1,13 +1,14 @@
-"""Weights of tokens in NumPy, for devices without code of their own for them: `runtime.device.Weigh`."""
+"""Weights of tokens in NumPy, for devices without code of their own for them: `runtime.device.Weigher`."""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from graphllm.runtime.device import WEIGHED, Logits
+from graphllm.runtime.device import KINDS, KINDS_OF_E, WEIGHED, Logits
 
 _TOGETHER: Final = 512 * WEIGHED  # tokens whose weights stay in a core's cache from one operation to the next
 
@@ -17,41 +18,65 @@ class NumpyWeights:
 
     def __init__(self) -> None:
         self._room = {exactly: np.empty(_TOGETHER, np.float64 if exactly else np.float32) for exactly in (False, True)}
-        self._ones = {exactly: np.ones(WEIGHED, room.dtype) for exactly, room in self._room.items()}
+        self._ones = {room.dtype: np.ones(WEIGHED, room.dtype) for room in self._room.values()}
 
-    def __call__(
+    def weigh(
         self,
         logits: Logits,
         temperature: float,
         largest: float,
-        below: float,
-        sums: NDArray[np.float64],
+        below: NDArray[np.float64],
         *,
         exactly: bool,
-        weights: NDArray[np.float64] | None = None,
-        above: NDArray[np.int64] | None = None,
+        low: float = np.inf,
+        high: float = np.inf,
+        beyond: NDArray[np.float64] | None = None,
+        between: NDArray[np.int64] | None = None,
     ) -> int:
-        room, ones = self._room[exactly], self._ones[exactly]
-        kind, found = room.dtype.type, 0
+        found = 0
+        for first, x, w in self._exponents(logits, temperature, largest, exactly):
+            np.exp(w, out=w)
+            blocks = slice(first // WEIGHED, -(-(first + len(x)) // WEIGHED))
+            if low < np.inf:
+                within = x >= np.float32(low)
+                if beyond is not None:
+                    far = x >= np.float32(high)
+                    beyond[blocks] = self._sums(w * far)
+                    w *= ~within
+                    within ^= far
+                ids = np.flatnonzero(within)
+                w[ids] = 0
+                found += len(ids)
+                if between is not None:
+                    if found > len(between):
+                        return found
+                    between[found - len(ids) : found] = ids + first
+            below[blocks] = self._sums(w)
+        return found
+
+    def kinds(self, logits: Logits, temperature: float, largest: float, counts: NDArray[np.int32]) -> None:
+        counts.fill(0)
+        for _, _, w in self._exponents(logits, temperature, largest, False):
+            np.maximum(w, np.float32(-(KINDS - 0.5) / KINDS_OF_E), out=w)
+            np.multiply(w, np.float32(-KINDS_OF_E), out=w)
+            counts += np.bincount(w.astype(np.int32), minlength=KINDS)
+
+    def _sums(self, weights: NDArray[Any]) -> NDArray[Any]:
+        """Of ``WEIGHED`` successive ones; the last sum may be of fewer."""
+        whole = len(weights) // WEIGHED * WEIGHED
+        sums = weights[:whole].reshape(-1, WEIGHED) @ self._ones[weights.dtype]
+        return sums if whole == len(weights) else np.append(sums, weights[whole:].sum())
+
+    def _exponents(
+        self, logits: Logits, temperature: float, largest: float, exactly: bool
+    ) -> Iterator[tuple[int, Logits, NDArray[Any]]]:
+        """Some successive logits, the first one's number ahead of them, and what e is to be raised to for each."""
+        room = self._room[exactly]
+        kind = room.dtype.type
         for first in range(0, len(logits), _TOGETHER):
             x = logits[first : first + _TOGETHER]
             w = room[: len(x)]
             with np.errstate(over="ignore"):  # to -inf: no weight
                 np.subtract(x, kind(largest), out=w)
                 np.divide(w, kind(temperature), out=w)
-            np.exp(w, out=w)
-            if below < np.inf:
-                ids = np.flatnonzero(x >= np.float32(below))
-                w[ids] = 0
-                found += len(ids)
-                if above is not None:
-                    if found > len(above):
-                        return found
-                    above[found - len(ids) : found] = ids + first
-            if weights is not None:
-                weights[first : first + len(x)] = w
-            blocks = -(-len(x) // WEIGHED)
-            room[len(x) : blocks * WEIGHED] = 0
-            block = first // WEIGHED
-            sums[block : block + blocks] = room[: blocks * WEIGHED].reshape(blocks, WEIGHED) @ ones
-        return found
+            yield first, x, w

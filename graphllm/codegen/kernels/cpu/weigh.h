@@ -1,5 +1,6 @@
 // What tokens weigh in a draw, e^((logit - largest) / temperature), in sums of WEIGHED successive ones: a prefix sum over the
-// sums finds the block that a random number falls into. The host's sampler decides what so narrow a sum can tell.
+// sums finds the block that a random number falls into. And how many tokens weigh how much. The host's sampler decides what
+// so narrow a sum can tell.
 #pragma once
 
 #include "simd.h"
@@ -7,16 +8,18 @@
 namespace graphllm {
 
 constexpr int WEIGHED = 128;
+constexpr int KINDS = 4096, KINDS_OF_E = 128;  // of weights: a kind is the 128th part of a factor of e
 
 // A register of f32 or f64, integers of the same width, and what e^x takes: the shift that rounds to a whole number, ln2 in
-// two parts, and 1/n! of the polynomial's terms, the last one first.
+// two parts where one rounds too much, and the polynomial's factors, the last one first: in f32 Taylor's; in f64 those that are
+// right for (e^x - 1) / x at the eight Chebyshev points of [-ln2/2, ln2/2], and for e^x between them to 2.2e-12.
 template <class E>
 struct Weight;
 template <>
 struct Weight<float> {
     typedef NF V;
     typedef NI I;
-    typedef NF From;
+    static V at(const float* x) { return read<V>(x); }
     static constexpr int MANTISSA = 23, BIAS = 127;
     static constexpr float SHIFT = 0x1.8p23f, LEAST = -87, LN2 = 0x1.63p-1f, LN2_REST = -0x1.bd0106p-13f;
     static constexpr float TERMS[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1, 1};
@@ -25,15 +28,24 @@ template <>
 struct Weight<double> {
     typedef double V __attribute__((vector_size(WIDE)));
     typedef int64_t I __attribute__((vector_size(WIDE)));
-    typedef float From __attribute__((vector_size(WIDE / 2)));
+    static V at(const float* x) {
+#if !defined(GRAPHLLM_PORTABLE) && defined(__AVX512F__)
+        return V(_mm512_cvtps_pd(read<__m256>(x)));
+#elif !defined(GRAPHLLM_PORTABLE) && defined(__AVX2__)
+        return V(_mm256_cvtps_pd(read<__m128>(x)));
+#else
+        typedef float Half __attribute__((vector_size(WIDE / 2)));
+        return __builtin_convertvector(read<Half>(x), V);
+#endif
+    }
     static constexpr int MANTISSA = 52, BIAS = 1023;
-    static constexpr double SHIFT = 0x1.8p52, LEAST = -708, LN2 = 0x1.62e42feep-1, LN2_REST = 0x1.a39ef35793c76p-33;
-    static constexpr double TERMS[] = {1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040, 1.0 / 720,
-                                       1.0 / 120,      1.0 / 24,      1.0 / 6,      0.5,         1,          1};
+    static constexpr double SHIFT = 0x1.8p52, LEAST = -708, LN2 = 0x1.62e42fefa39efp-1, LN2_REST = 0;
+    static constexpr double TERMS[] = {0x1.a137426f16cfdp-16, 0x1.a17ea987d8dd3p-13, 0x1.6c166b8f94446p-10,
+                                       0x1.1110a5b46901ap-7,  0x1.55555565dead9p-5,  0x1.5555557eb07e9p-3,
+                                       0x1.fffffffffe028p-2,  0x1.fffffffff60b8p-1,  1};
 };
 
-// e^x for x <= 0: 2^n times Taylor's polynomial on [-ln2/2, ln2/2], whose next term is below the type's rounding. Below
-// LEAST it gives 0, so for -infinity.
+// e^x for x <= 0: 2^n times a polynomial on [-ln2/2, ln2/2]. Below LEAST it gives 0, so for -infinity.
 template <class E>
 GRAPHLLM_INLINE typename Weight<E>::V exp_falling(const typename Weight<E>::V& x) {
     using W = Weight<E>;
@@ -41,65 +53,111 @@ GRAPHLLM_INLINE typename Weight<E>::V exp_falling(const typename Weight<E>::V& x
     typedef typename W::I I;
     const V n_shifted = x * E(1.44269504088896340736) + W::SHIFT;  // the fraction is rounded away
     const V n = n_shifted - W::SHIFT;
-    const V r = (x - n * W::LN2) - n * W::LN2_REST;  // n * LN2 is exact
+    const V r = W::LN2_REST != 0 ? (x - n * W::LN2) - n * W::LN2_REST : x - n * W::LN2;
     V p = r * W::TERMS[0] + W::TERMS[1];
     for (unsigned i = 2; i < sizeof W::TERMS / sizeof(E); ++i) p = p * r + W::TERMS[i];
     const I power = ((I)n_shifted + W::BIAS) << W::MANTISSA;  // of n's word the low bits stay
     return (V)((I)(p * (V)power) & (I)(x >= W::LEAST));
 }
 
-// The sum of those of a block that are below a bound, in E; their weights, where there is room; and whether all are below.
-template <class E>
-inline double weighed(const float* logits, float below, E largest, E cool, double* weights, bool& all_below) {
+// What weighs below ``low``, what from ``high`` on, and whether nothing lies between.
+struct Sides {
+    double below, beyond;
+    bool all;
+};
+
+// Of a block, in E. BOTH: there is a ``high``.
+template <class E, bool BOTH>
+inline Sides weighed(const float* logits, float low, float high, E largest, E cool) {
     using W = Weight<E>;
     typedef typename W::V V;
     typedef typename W::I I;
     constexpr int WIDTH = WIDE / sizeof(E);
-    V total = {};
-    I counted = total == total;
+    V below = {}, beyond = {};
+    I apart = below == below;
     for (int i = 0; i < WEIGHED; i += WIDTH) {
-        const V x = __builtin_convertvector(read<typename W::From>(logits + i), V);
-        const I counts = x < E(below);
-        const V w = (V)((I)exp_falling<E>((x - largest) * cool) & counts);
-        if (sizeof(E) == sizeof(double) && weights != nullptr) std::memcpy(weights + i, &w, sizeof w);
-        total += w;
-        counted &= counts;
+        const V x = W::at(logits + i);
+        const I weight = (I)exp_falling<E>((x - largest) * cool);
+        I counts = x < E(low);
+        below += (V)(weight & counts);
+        if (BOTH) {
+            const I far = x >= E(high);
+            beyond += (V)(weight & far);
+            counts |= far;
+        }
+        apart &= counts;
     }
-    double sum = 0;
-    all_below = true;
-    for (int l = 0; l < WIDTH; ++l) sum += total[l], all_below &= counted[l] != 0;
-    return sum;
+    Sides sides{0, 0, true};
+    for (int l = 0; l < WIDTH; ++l) sides.below += below[l], sides.beyond += beyond[l], sides.all &= apart[l] != 0;
+    return sides;
 }
 
-// sums[b] of each block of ``logits`` [n], of those below ``below``; in f64 where ``exactly``, and then each weight, too,
-// where there is room for them. Returns how many are not below; their ids are in ``above``, ascending. Where these are more than
-// there is ``room`` for, it goes no further. No logit is NaN or above ``largest``, a finite number.
-inline long weigh(const float* logits, long n, float below, float largest, double cool, bool exactly, double* sums,
-                  double* weights, int64_t* above, long room) {
+// Ids of those of a block in [low, high), ascending. No machine could foresee which they are: no branch for each.
+inline int ids_between(const float* logits, long first, int count, float low, float high, int64_t* ids) {
+    constexpr int TOGETHER = 8;
+    uint8_t within[WEIGHED];
+    for (int i = 0; i < WEIGHED; ++i) within[i] = (logits[i] >= low) & (logits[i] < high) & (i < count);
+    int found = 0;
+    for (int i = 0; i < WEIGHED; i += TOGETHER) {
+        if (read<uint64_t>(within + i) == 0) continue;
+        for (int j = i; j < i + TOGETHER; ++j) {
+            ids[found] = first + j;
+            found += within[j];
+        }
+    }
+    return found;
+}
+
+// below[b]: of those in block b of ``logits`` [n] that are below ``low``, the sum, in f64 where ``exactly``; beyond[b]: of those
+// that are ``high`` or more, where there is room for it. Returns how many lie between; their ids are in ``between``, ascending.
+// Where these are more than there is ``room`` for, it goes no further. No logit is NaN or above ``largest``, a finite number.
+inline long weigh(const float* logits, long n, float low, float high, float largest, double cool, bool exactly,
+                  double* below, double* beyond, int64_t* between, long room) {
     long found = 0;
     for (long first = 0; first < n; first += WEIGHED) {
         const long count = n - first < WEIGHED ? n - first : WEIGHED;
         const float* from = logits + first;
-        double* to = weights != nullptr ? weights + first : nullptr;
         float padded[WEIGHED];
-        double padded_weights[WEIGHED];
         if (count < WEIGHED) {
             for (int i = 0; i < WEIGHED; ++i) padded[i] = i < count ? from[i] : -INF;
             from = padded;
-            if (to != nullptr) to = padded_weights;
         }
-        bool all_below;
-        *sums++ = exactly ? weighed<double>(from, below, largest, cool, to, all_below)
-                          : weighed<float>(from, below, largest, float(cool), nullptr, all_below);
-        if (to == padded_weights) std::memcpy(weights + first, to, count * sizeof *to);
-        for (long i = 0; !all_below && i < count; ++i) {
-            if (from[i] < below) continue;
-            if (found < room) above[found] = first + i;
-            ++found;
+        const float cool_f32 = float(cool);
+        const Sides sides = beyond == nullptr ? exactly ? weighed<double, false>(from, low, high, largest, cool)
+                                                        : weighed<float, false>(from, low, high, largest, cool_f32)
+                            : exactly         ? weighed<double, true>(from, low, high, largest, cool)
+                                              : weighed<float, true>(from, low, high, largest, cool_f32);
+        *below++ = sides.below;
+        if (beyond != nullptr) *beyond++ = sides.beyond;
+        if (sides.all) continue;
+        int64_t ids[WEIGHED];
+        const int some = ids_between(from, first, int(count), low, high, ids);
+        if (between != nullptr) {
+            if (found + some > room) return found + some;
+            std::memcpy(between + found, ids, some * sizeof *ids);
         }
-        if (above != nullptr && found > room) break;
+        found += some;
     }
     return found;
+}
+
+// counts[i]: how many of ``logits`` [n] weigh from e^-((i + 1) / KINDS_OF_E) to e^-(i / KINDS_OF_E), near an edge perhaps one
+// of its neighbours; the last one is of all that weigh less.
+inline void kinds(const float* logits, long n, float largest, double cool, int32_t* counts) {
+    int32_t own[2][KINDS] = {};  // neighbours are often alike, and a count would wait for the one before
+    const float finely = float(cool) * KINDS_OF_E;
+    long i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        const VF x = (all(largest) - load(logits + i)) * finely;
+        int32_t kind[LANES];
+        store(kind, to<VI>(select(x < float(KINDS - 1), x, all(float(KINDS - 1)))));
+        for (int l = 0; l < LANES; ++l) ++own[l % 2][kind[l]];
+    }
+    for (; i < n; ++i) {
+        const float x = (largest - logits[i]) * finely;
+        ++own[0][x < KINDS - 1 ? int(x) : KINDS - 1];
+    }
+    for (int k = 0; k < KINDS; ++k) counts[k] = own[0][k] + own[1][k];
 }
 
 }  // namespace graphllm
