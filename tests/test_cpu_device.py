@@ -238,7 +238,7 @@ def threads_of_this_process() -> int:
     ("text", "words"),
     [
         ("int unrelated;", "cannot be loaded; .*graphllm_abi"),
-        ('extern "C" int graphllm_abi() { return 99; }', "expected interface 3, got 99"),
+        ('extern "C" int graphllm_abi() { return 99; }', "expected interface 4, got 99"),
     ],
 )
 def test_a_library_that_is_not_ours(text: str, words: str) -> None:
