@@ -35,12 +35,12 @@ def reference(
             x[token] = x[token] * config.repetition_penalty if x[token] < 0 else x[token] / config.repetition_penalty
             x[token] = x[token] - count * config.frequency_penalty - config.presence_penalty
     weights = np.exp((x - x.max()) / config.temperature)
-    ids = np.argsort(-x, kind="stable")
-    ids = ids[: config.top_k or None]
+    ids = np.sort(np.argsort(-x, kind="stable")[: config.top_k or None])
     if config.top_p < 1:
-        sums = weights[ids].cumsum()
-        ids = ids[: int(np.flatnonzero(sums >= config.top_p * sums[-1] * (1 - 1e-12))[0]) + 1]
-    ids = np.sort(ids[weights[ids] >= config.min_p * weights[ids[0]]])
+        falling = ids[np.argsort(-weights[ids], kind="stable")]  # scores that differ may weigh the same
+        sums = weights[falling].cumsum()
+        ids = np.sort(falling[: int(np.flatnonzero(sums >= config.top_p * sums[-1] * (1 - 1e-12))[0]) + 1])
+    ids = ids[weights[ids] >= config.min_p * weights[ids].max()]
     return ids, weights[ids].cumsum()
 
 
@@ -109,6 +109,22 @@ def test_the_token_of_the_definition(weigher: Weigher, kind: Any, options: dict[
             sampler.give_back([float(number)])
             place = int(ends.searchsorted(number * ends[-1], side="right"))
             assert sampler.sample(logits, history) == ids[min(place, int(ends.searchsorted(ends[-1])))], number
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e20])
+@pytest.mark.parametrize("temperature", [1e-3, 1e6])
+@pytest.mark.parametrize(
+    "options", [{}, {"top_p": 0.0}, {"top_p": 0.9}, {"top_p": 1e-9, "min_p": 0.02, "logit_bias": {3: 1e4}}]
+)
+def test_logits_that_are_hardly_there_or_huge(options: dict[str, Any], temperature: float, scale: float) -> None:
+    rng = np.random.default_rng()
+    logits, history = flat(rng) * np.float32(scale), rng.integers(0, VOCAB, 60).tolist()
+    config = SamplerConfig(temperature=temperature, seed=1, **options)
+    sampler, (ids, ends) = Sampler(config, VOCAB, ALLOWED), reference(config, logits, history)
+    for number in (0.0, *rng.random(3)):
+        sampler.give_back([float(number)])
+        place = int(ends.searchsorted(number * ends[-1], side="right"))
+        assert sampler.sample(logits, history) == ids[min(place, int(ends.searchsorted(ends[-1])))], number
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,9 @@ class Draws:
         less than ``least`` may be missing.
         """
         scores = self._scores
-        if p * scores.allowed <= 1:
-            return np.array([scores.best_id]), np.ones(1)
+        if p * scores.allowed <= 1:  # the first of those that weigh most is enough
+            ids = scores.not_below(scores.best - temperature * 1e-15)
+            return ids[scores.weights_of(scores.of(ids), temperature) == 1][:1], np.ones(1)
         if temperature < _COLDEST:
             return None
         for share in (*(head for head in _HEADS if head > least), least):
