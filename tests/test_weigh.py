@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from graphllm.compiler.native.isa import Isa
-from graphllm.runtime.device import KINDS, KINDS_OF_E, WEIGHED, Weigher, WeighingDevice
+from graphllm.runtime.device import BINS, BINS_PER_NAT, WEIGHED, Weigher, WeighingDevice
 from graphllm.runtime.sampling.weights import NumpyWeights
 from tests.cpu_models import cpu_device, cpu_lowered, quick_builds
 
@@ -78,25 +78,25 @@ def test_sums_apart_from_a_range(weigher: Weigher, n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 15, 16, 5000, 151_936 - 271])
-def test_kinds_of_weights(weigher: Weigher, n: int) -> None:
+def test_a_histogram_of_weights(weigher: Weigher, n: int) -> None:
     rng = np.random.default_rng()
     for temperature in (1e-3, float(rng.uniform(0.3, 2)), 40.0):
         logits = row(rng, n)
         largest = float(logits.max())
-        counts = np.full(KINDS, -1, np.int32)
-        weigher.kinds(logits, temperature, largest, counts)
+        counts = np.full(BINS, -1, np.int32)
+        weigher.histogram(logits, temperature, largest, counts)
         assert counts.sum() == n
-        place = (largest - logits.astype(np.longdouble)) / temperature * KINDS_OF_E
-        least, most = (np.sort(place * (1 + sign * 1e-6) + sign * 1e-4).clip(0, KINDS - 1) for sign in (-1, 1))
-        edges, reached = np.arange(1, KINDS + 1), counts.cumsum()  # as many lie up to an edge as surely do
+        place = (largest - logits.astype(np.longdouble)) / temperature * BINS_PER_NAT
+        least, most = (np.sort(place * (1 + sign * 1e-6) + sign * 1e-4).clip(0, BINS - 1) for sign in (-1, 1))
+        edges, reached = np.arange(1, BINS + 1), counts.cumsum()  # as many lie up to an edge as surely do
         assert (most.searchsorted(edges) <= reached).all()
         assert (reached <= least.searchsorted(edges)).all()  # and no more than can
 
 
 def test_a_row_of_equals(weigher: Weigher) -> None:
-    sums, counts = np.empty(3), np.empty(KINDS, np.int32)
+    sums, counts = np.empty(3), np.empty(BINS, np.int32)
     equals = np.full(300, -7.25, np.float32)
     weigher.weigh(equals, 0.7, -7.25, sums, exactly=True)
     assert sums.tolist() == [128, 128, 44]
-    weigher.kinds(equals, 0.7, -7.25, counts)
+    weigher.histogram(equals, 0.7, -7.25, counts)
     assert counts[0] == counts.sum() == 300

@@ -196,7 +196,7 @@ class _NativeWeights:
     """The library's weights of tokens: `runtime.device.Weigher`. They take nothing of the device, and outlive it."""
 
     def __init__(self, code: ctypes.CDLL) -> None:
-        self._weigh, self._kinds = code.graphllm_weigh, code.graphllm_kinds
+        self._weigh, self._histogram = code.graphllm_weigh, code.graphllm_histogram
 
     def weigh(
         self,
@@ -217,9 +217,9 @@ class _NativeWeights:
         at, n, cool = logits.ctypes.data, len(logits), 1 / temperature
         return int(self._weigh(at, n, low, high, largest, cool, exactly, *places, room))
 
-    def kinds(self, logits: Logits, temperature: float, largest: float, counts: NDArray[np.int32]) -> None:
+    def histogram(self, logits: Logits, temperature: float, largest: float, counts: NDArray[np.int32]) -> None:
         assert logits.flags.c_contiguous
-        self._kinds(logits.ctypes.data, len(logits), largest, 1 / temperature, counts.ctypes.data)
+        self._histogram(logits.ctypes.data, len(logits), largest, 1 / temperature, counts.ctypes.data)
 
 
 def _load(library: Path) -> ctypes.CDLL:
@@ -241,7 +241,7 @@ def _load(library: Path) -> ctypes.CDLL:
     long, arrays = ctypes.c_long, [pointer] * 3
     code.graphllm_weigh.argtypes = [pointer, long, single, single, single, double, integer, *arrays, long]
     code.graphllm_weigh.restype = long
-    code.graphllm_kinds.argtypes, code.graphllm_kinds.restype = [pointer, long, single, double, pointer], None
+    code.graphllm_histogram.argtypes, code.graphllm_histogram.restype = [pointer, long, single, double, pointer], None
     return code
 
 

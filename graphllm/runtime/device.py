@@ -121,7 +121,7 @@ class ChoosingDevice(Protocol):
 
 
 WEIGHED = 128  # tokens to a sum
-KINDS, KINDS_OF_E = 4096, 128  # of weights: a kind is the 128th part of a factor of e, and the last one all below
+BINS, BINS_PER_NAT = 4096, 128  # of a histogram of weights by their logarithms; the last bin is all below, too
 
 
 class Weigher(Protocol):
@@ -154,8 +154,8 @@ class Weigher(Protocol):
         """
         ...
 
-    def kinds(self, logits: Logits, temperature: float, largest: float, counts: NDArray[np.int32]) -> None:
-        """Count logits by weight: counts[i] weigh from e^-((i + 1) / KINDS_OF_E) to e^-(i / KINDS_OF_E).
+    def histogram(self, logits: Logits, temperature: float, largest: float, counts: NDArray[np.int32]) -> None:
+        """Count logits by weight: counts[i] weigh from e^-((i + 1) / BINS_PER_NAT) to e^-(i / BINS_PER_NAT).
 
         Near an edge a logit may be counted on its other side.
         """

@@ -147,8 +147,8 @@ extern "C" long graphllm_weigh(const float* logits, long n, float low, float hig
     return weigh(logits, n, low, high, largest, cool, exactly != 0, below, beyond, between, room);
 }
 
-extern "C" void graphllm_kinds(const float* logits, long n, float largest, double cool, int32_t* counts) {
-    kinds(logits, n, largest, cool, counts);
+extern "C" void graphllm_histogram(const float* logits, long n, float largest, double cool, int32_t* counts) {
+    histogram(logits, n, largest, cool, counts);
 }
 
 """

@@ -10,7 +10,7 @@ from math import exp, isfinite, log, sqrt
 
 import numpy as np
 
-from graphllm.runtime.device import KINDS, KINDS_OF_E, WEIGHED, Weigher
+from graphllm.runtime.device import BINS, BINS_PER_NAT, WEIGHED, Weigher
 from graphllm.runtime.sampling import stages
 from graphllm.runtime.sampling.scores import Ids, Scores, Values, in_f32, just_below
 from graphllm.runtime.sampling.weights import NumpyWeights
@@ -22,8 +22,8 @@ _MOST_HEADS = 16384
 _EXACT = 4e-11
 _ERRORS = {False: 1.6e-5, True: _EXACT}
 _LEFT_OUT = {False: 2.6e-10, True: _EXACT}  # of all: weights that such sums need not have, and roundings of the total
-_KIND_WEIGHTS = np.exp(-(np.arange(KINDS) + 0.5) / KINDS_OF_E)  # in the middle of each
-_KIND_ERROR = 4 / KINDS_OF_E / sqrt(12)  # of a weight that counts as the middle of its kind: four standard deviations
+_BIN_WEIGHTS = np.exp(-(np.arange(BINS) + 0.5) / BINS_PER_NAT)  # in the middle of each
+_BIN_ERROR = 4 / BINS_PER_NAT / sqrt(12)  # of a weight that counts as the middle of its bin: four standard deviations
 
 
 class Draws:
@@ -34,15 +34,14 @@ class Draws:
         self._weigher = NumpyWeights() if weigher is None else weigher
         self._below, self._beyond = np.empty((2, -(-scores.allowed // WEIGHED)))
         self._between = np.empty(_MOST_HEADS, np.int64)
-        self._counts = np.empty(KINDS, np.int32)
+        self._counts = np.empty(BINS, np.int32)
         self._flat = False  # the last draw was among tokens too many for sums in f32,
         self._large = False  # or for top-p to look at each of them
 
-    def nucleus(self, temperature: float, p: float, least: float = 0) -> tuple[Ids, Values] | None:
-        """The tokens that top-p leaves, ascending, and their weights, where the likeliest one's is 1.
+    def nucleus(self, temperature: float, p: float, least: float) -> tuple[Ids, Values] | None:
+        """The tokens that top-p, then min-p of ``least`` leave, ascending, and their weights; the likeliest one's is 1.
 
-        None where they are too many, or where another total of the same digits would leave others. Tokens that weigh
-        less than ``least`` may be missing.
+        None where top-p leaves too many, or where another total of the same digits would leave others.
         """
         scores = self._scores
         if p * scores.allowed <= 1:  # the first of those that weigh most is enough
@@ -50,9 +49,8 @@ class Draws:
             return ids[scores.weights_of(scores.of(ids), temperature) == 1][:1], np.ones(1)
         if temperature < _COLDEST:
             return None
-        for share in (*(head for head in _HEADS if head > least), least):
-            if not share:
-                break
+        shares = [share for share in _HEADS if share > least] + ([least] if least else [])
+        for share in shares:
             low = just_below(scores.best + temperature * log(share))
             count = self._weigh(temperature, low=low, between=self._between)
             if count > len(self._between):
@@ -66,14 +64,14 @@ class Draws:
                     self._weigh(temperature, True, low)
                 rest = lost + float(self._below.sum())
                 error = 2 * _ERRORS[exactly] * rest + _LEFT_OUT[exactly] * held
-                reached, at_least = p * (1 - stages.ROUNDING), p * (held + rest - error)
-                if held * (1 + _EXACT) < at_least * (1 - 2 * stages.ROUNDING):
+                target, error = p * (1 - stages.ROUNDING) * (held + rest), p * error
+                if held * (1 + _EXACT) < (target - error) * (1 - stages.ROUNDING):  # all of these stay, and more
                     if share == least:
-                        return ids, weights  # all of these stay
+                        return _likely(ids, weights, least)
                     break
-                kept = stages.fewest(weights, reached * (held + rest - error), reached * (held + rest + error))
+                kept = stages.fewest(weights, target - error, target + error)
                 if kept is not None:
-                    return ids[kept], weights[kept]
+                    return _likely(ids[kept], weights[kept], least)
         return None
 
     def among_all(self, temperature: float, uniform: float) -> int | None:
@@ -104,9 +102,6 @@ class Draws:
         if nucleus is None:
             return self._among_large_nucleus(temperature, p, least, uniform)
         ids, weights = nucleus
-        if least:
-            kept = stages.min_p(weights, least)
-            ids, weights = ids[kept], weights[kept]
         return int(ids[stages.draw(weights, uniform)])
 
     def _among_large_nucleus(self, temperature: float, p: float, least: float, uniform: float) -> int | None:
@@ -160,23 +155,23 @@ class Draws:
         And about how many it leaves.
         """
         scores = self._scores
-        self._weigher.kinds(scores.plain, temperature, scores.largest, self._counts)
+        self._weigher.histogram(scores.plain, temperature, scores.largest, self._counts)
         scale = self._scale(temperature)
-        weights = _KIND_WEIGHTS if scale == 1 else _KIND_WEIGHTS * scale
+        weights = _BIN_WEIGHTS if scale == 1 else _BIN_WEIGHTS * scale
         held = self._counts * weights
         if len(exact):
-            kinds = (scores.largest - scores.exact) / temperature * KINDS_OF_E
-            held += np.bincount(np.clip(kinds, 0, KINDS - 1).astype(np.intp), exact, KINDS)
+            bins = (scores.largest - scores.exact) / temperature * BINS_PER_NAT
+            held += np.bincount(np.clip(bins, 0, BINS - 1).astype(np.intp), exact, BINS)
         ends = held.cumsum()
         target = p * float(ends[-1])
         middle = int(ends.searchsorted(target))
-        # It is where 1-p of what lies above is p of what lies below: kinds count that much for the error, too.
+        # It is where 1-p of what lies above is p of what lies below: bins count that much for the error, too.
         larger, smaller = (float(held[part] @ weights[part]) for part in (slice(middle + 1), slice(middle, None)))
-        error = _KIND_ERROR * sqrt((1 - p) ** 2 * larger + p**2 * smaller)
+        error = _BIN_ERROR * sqrt((1 - p) ** 2 * larger + p**2 * smaller)
         first, last = (int(ends.searchsorted(edge)) for edge in (target - error, target + error))
-        if last >= KINDS - 1:
+        if last >= BINS - 1:
             return -np.inf, np.inf, scores.allowed
-        low, high = (in_f32(scores.largest - kind * temperature / KINDS_OF_E) for kind in (last + 1, first))
+        low, high = (in_f32(scores.largest - edge * temperature / BINS_PER_NAT) for edge in (last + 1, first))
         above = float(np.nextafter(np.float32(high), np.float32(np.inf)))  # the largest is below that
         return low, above, int(self._counts[: middle + 1].sum())
 
@@ -224,3 +219,11 @@ class Draws:
     def _add_changed(self, sums: Values, ids: Ids, weights: Values) -> None:
         if len(ids):
             sums += np.bincount(ids // WEIGHED, weights, len(sums))
+
+
+def _likely(ids: Ids, weights: Values, least: float) -> tuple[Ids, Values]:
+    """What min-p leaves."""
+    if not least:
+        return ids, weights
+    kept = stages.min_p(weights, least)
+    return ids[kept], weights[kept]

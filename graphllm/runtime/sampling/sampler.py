@@ -55,6 +55,7 @@ class Sampler:
         # 53 bits: a number that any JSON reader gives back unchanged.
         self.seed = int.from_bytes(os.urandom(8), "little") >> 11 if config.seed is None else int(config.seed)
         self._argmax_only = config.temperature == 0 and not config.logit_bias and not config.penalised
+        self._top_k = 0 < config.top_k < allowed
         self._seen = TokenCounts(vocab, allowed, config.penalty_window)
         self._scores = Scores(allowed)
         self._draws = Draws(self._scores, weigher)
@@ -81,14 +82,13 @@ class Sampler:
         if config.temperature == 0:
             return scores.best_id
         uniform = self.draw()
-        if not 0 < config.top_k < self.allowed:
-            token = None
-            if config.top_p < 1:
-                token = self._draws.among_nucleus(config.temperature, config.top_p, config.min_p, uniform)
-            elif config.min_p == 0:
-                token = self._draws.among_all(config.temperature, uniform)
-            if token is not None:
-                return token
+        token = None
+        if not self._top_k and config.top_p < 1:
+            token = self._draws.among_nucleus(config.temperature, config.top_p, config.min_p, uniform)
+        elif not self._top_k and config.min_p == 0:
+            token = self._draws.among_all(config.temperature, uniform)
+        if token is not None:
+            return token
         ids, weights = self._left(scores)
         return int(ids[stages.draw(weights, uniform)])
 
@@ -116,10 +116,13 @@ class Sampler:
 
         Takes no random number. Both arrays are good until the next call only. Raises like ``sample``.
         """
-        scores = self._scored(logits, history)
-        if self.config.temperature == 0:
+        scores, config = self._scored(logits, history), self.config
+        if config.temperature == 0:
             return np.array([scores.best_id]), np.ones(1)
-        return self._left(scores)
+        nucleus = None
+        if not self._top_k and config.top_p < 1:
+            nucleus = self._draws.nucleus(config.temperature, config.top_p, config.min_p)
+        return self._left(scores) if nucleus is None else nucleus
 
     def _scored(self, logits: NDArray[np.float32], history: Sequence[int]) -> Scores:
         assert logits.shape == (self.vocab,)
@@ -141,14 +144,9 @@ class Sampler:
         return scores
 
     def _left(self, scores: Scores) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        """The tokens that the cuts leave, and their weights."""
+        """The tokens that the cuts leave, and their weights: by the definition, stage by stage."""
         config = self.config
-        top_k = 0 < config.top_k < self.allowed
-        if not top_k and config.top_p < 1:
-            nucleus = self._draws.nucleus(config.temperature, config.top_p, config.min_p)
-            if nucleus is not None:
-                return self._likely(*nucleus)
-        if top_k:
+        if self._top_k:
             ids = scores.among_largest(config.top_k)
             x = scores.of(ids)
             kept = stages.top_k(x, config.top_k)
@@ -161,12 +159,7 @@ class Sampler:
         if config.top_p < 1:
             kept = stages.top_p(weights, config.top_p)
             ids, weights = ids[kept], weights[kept]
-        return self._likely(ids, weights)
-
-    def _likely(
-        self, ids: NDArray[np.intp], weights: NDArray[np.float64]
-    ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-        if self.config.min_p > 0:
-            kept = stages.min_p(weights, self.config.min_p)
-            return ids[kept], weights[kept]
+        if config.min_p > 0:
+            kept = stages.min_p(weights, config.min_p)
+            ids, weights = ids[kept], weights[kept]
         return ids, weights

@@ -1,7 +1,6 @@
 """The logits of one step: f32 as the model gave them, but for the few tokens that a bias or a penalty has changed.
 
-A vocabulary is passed over in f32, which costs a fraction of f64. What is decided on it is decided exactly: passes only
-leave out what cannot matter, or say that they do not know.
+A vocabulary is passed over in f32, which costs a fraction of f64; passes only leave out what cannot matter.
 """
 
 from __future__ import annotations

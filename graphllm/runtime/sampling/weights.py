@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from graphllm.runtime.device import KINDS, KINDS_OF_E, WEIGHED, Logits
+from graphllm.runtime.device import BINS, BINS_PER_NAT, WEIGHED, Logits
 
 _TOGETHER: Final = 512 * WEIGHED  # tokens whose weights stay in a core's cache from one operation to the next
 
@@ -54,12 +54,12 @@ class NumpyWeights:
             below[blocks] = self._sums(w)
         return found
 
-    def kinds(self, logits: Logits, temperature: float, largest: float, counts: NDArray[np.int32]) -> None:
+    def histogram(self, logits: Logits, temperature: float, largest: float, counts: NDArray[np.int32]) -> None:
         counts.fill(0)
         for _, _, w in self._exponents(logits, temperature, largest, False):
-            np.maximum(w, np.float32(-(KINDS - 0.5) / KINDS_OF_E), out=w)
-            np.multiply(w, np.float32(-KINDS_OF_E), out=w)
-            counts += np.bincount(w.astype(np.int32), minlength=KINDS)
+            np.maximum(w, np.float32(-(BINS - 0.5) / BINS_PER_NAT), out=w)
+            np.multiply(w, np.float32(-BINS_PER_NAT), out=w)
+            counts += np.bincount(w.astype(np.int32), minlength=BINS)
 
     def _sums(self, weights: NDArray[Any]) -> NDArray[Any]:
         """Of ``WEIGHED`` successive ones; the last sum may be of fewer."""

@@ -1,6 +1,6 @@
 // What tokens weigh in a draw, e^((logit - largest) / temperature), in sums of WEIGHED successive ones: a prefix sum over the
-// sums finds the block that a random number falls into. And how many tokens weigh how much. The host's sampler decides what
-// so narrow a sum can tell.
+// sums finds the block that a random number falls into. And a histogram of the weights. The host's sampler decides what so
+// narrow a sum can tell.
 #pragma once
 
 #include "simd.h"
@@ -8,10 +8,10 @@
 namespace graphllm {
 
 constexpr int WEIGHED = 128;
-constexpr int KINDS = 4096, KINDS_OF_E = 128;  // of weights: a kind is the 128th part of a factor of e
+constexpr int BINS = 4096, BINS_PER_NAT = 128;  // of the histogram, by the weights' logarithms
 
 // A register of f32 or f64, integers of the same width, and what e^x takes: the shift that rounds to a whole number, ln2 in
-// two parts where one rounds too much, and the polynomial's factors, the last one first: in f32 Taylor's; in f64 those that are
+// two parts, and the polynomial's factors, the last one first: in f32 Taylor's; in f64 those that are
 // right for (e^x - 1) / x at the eight Chebyshev points of [-ln2/2, ln2/2], and for e^x between them to 2.2e-12.
 template <class E>
 struct Weight;
@@ -37,7 +37,7 @@ struct Weight<double> {
 #endif
     }
     static constexpr int MANTISSA = 52, BIAS = 1023;
-    static constexpr double SHIFT = 0x1.8p52, LEAST = -708, LN2 = 0x1.62e42fefa39efp-1, LN2_REST = 0;
+    static constexpr double SHIFT = 0x1.8p52, LEAST = -708, LN2 = 0x1.62e42feep-1, LN2_REST = 0x1.a39ef35793c76p-33;
     static constexpr double TERMS[] = {0x1.a137426f16cfdp-16, 0x1.a17ea987d8dd3p-13, 0x1.6c166b8f94446p-10,
                                        0x1.1110a5b46901ap-7,  0x1.55555565dead9p-5,  0x1.5555557eb07e9p-3,
                                        0x1.fffffffffe028p-2,  0x1.fffffffff60b8p-1,  1};
@@ -51,7 +51,7 @@ GRAPHLLM_INLINE typename Weight<E>::V exp_falling(const typename Weight<E>::V& x
     typedef typename W::I I;
     const V n_shifted = x * E(1.44269504088896340736) + W::SHIFT;  // the fraction is rounded away
     const V n = n_shifted - W::SHIFT;
-    const V r = W::LN2_REST != 0 ? (x - n * W::LN2) - n * W::LN2_REST : x - n * W::LN2;
+    const V r = (x - n * W::LN2) - n * W::LN2_REST;  // n * LN2 is exact
     V p = r * W::TERMS[0] + W::TERMS[1];
     for (unsigned i = 2; i < sizeof W::TERMS / sizeof(E); ++i) p = p * r + W::TERMS[i];
     const I power = ((I)n_shifted + W::BIAS) << W::MANTISSA;  // of n's word the low bits stay
@@ -64,9 +64,9 @@ struct Sides {
     bool all;
 };
 
-// Of a block, in E. BOTH: there is a ``high``.
-template <class E, bool BOTH>
-inline Sides weighed(const float* logits, float low, float high, E largest, E cool) {
+// Of a block, in E; ``both``: beyond, too.
+template <class E>
+inline Sides weighed(const float* logits, float low, float high, bool both, E largest, E cool) {
     using W = Weight<E>;
     typedef typename W::V V;
     typedef typename W::I I;
@@ -78,7 +78,7 @@ inline Sides weighed(const float* logits, float low, float high, E largest, E co
         const I weight = (I)exp_falling<E>((x - largest) * cool);
         I counts = x < E(low);
         below += (V)(weight & counts);
-        if (BOTH) {
+        if (both) {
             const I far = x >= E(high);
             beyond += (V)(weight & far);
             counts |= far;
@@ -120,13 +120,11 @@ inline long weigh(const float* logits, long n, float low, float high, float larg
             for (int i = 0; i < WEIGHED; ++i) padded[i] = i < count ? from[i] : -INF;
             from = padded;
         }
-        const float cool_f32 = float(cool);
-        const Sides sides = beyond == nullptr ? exactly ? weighed<double, false>(from, low, high, largest, cool)
-                                                        : weighed<float, false>(from, low, high, largest, cool_f32)
-                            : exactly         ? weighed<double, true>(from, low, high, largest, cool)
-                                              : weighed<float, true>(from, low, high, largest, cool_f32);
+        const bool both = beyond != nullptr;
+        const Sides sides = exactly ? weighed<double>(from, low, high, both, largest, cool)
+                                    : weighed<float>(from, low, high, both, largest, float(cool));
         *below++ = sides.below;
-        if (beyond != nullptr) *beyond++ = sides.beyond;
+        if (both) *beyond++ = sides.beyond;
         if (sides.all) continue;
         int64_t ids[WEIGHED];
         const int some = ids_between(from, first, int(count), low, high, ids);
@@ -139,23 +137,23 @@ inline long weigh(const float* logits, long n, float low, float high, float larg
     return found;
 }
 
-// counts[i]: how many of ``logits`` [n] weigh from e^-((i + 1) / KINDS_OF_E) to e^-(i / KINDS_OF_E), near an edge perhaps one
+// counts[i]: how many of ``logits`` [n] weigh from e^-((i + 1) / BINS_PER_NAT) to e^-(i / BINS_PER_NAT), near an edge perhaps one
 // of its neighbours; the last one is of all that weigh less.
-inline void kinds(const float* logits, long n, float largest, double cool, int32_t* counts) {
-    int32_t own[2][KINDS] = {};  // neighbours are often alike, and a count would wait for the one before
-    const float finely = float(cool) * KINDS_OF_E;
+inline void histogram(const float* logits, long n, float largest, double cool, int32_t* counts) {
+    int32_t own[2][BINS] = {};  // neighbours are often alike, and a count would wait for the one before
+    const float finely = float(cool) * BINS_PER_NAT;
     long i = 0;
     for (; i + LANES <= n; i += LANES) {
         const VF x = (all(largest) - load(logits + i)) * finely;
-        int32_t kind[LANES];
-        store(kind, to<VI>(select(x < float(KINDS - 1), x, all(float(KINDS - 1)))));
-        for (int l = 0; l < LANES; ++l) ++own[l % 2][kind[l]];
+        int32_t bin[LANES];
+        store(bin, to<VI>(select(x < float(BINS - 1), x, all(float(BINS - 1)))));
+        for (int l = 0; l < LANES; ++l) ++own[l % 2][bin[l]];
     }
     for (; i < n; ++i) {
         const float x = (largest - logits[i]) * finely;
-        ++own[0][x < KINDS - 1 ? int(x) : KINDS - 1];
+        ++own[0][x < BINS - 1 ? int(x) : BINS - 1];
     }
-    for (int k = 0; k < KINDS; ++k) counts[k] = own[0][k] + own[1][k];
+    for (int b = 0; b < BINS; ++b) counts[b] = own[0][b] + own[1][b];
 }
 
 }  // namespace graphllm
